@@ -1,124 +1,28 @@
 """Deduplication from texts to verdicts, against brute force: what leaves, for whom, and that nothing else does."""
 
-import gzip
-import json
-import pickle
 import random
 import time
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from deduped import CHINESE, ENGLISH, SAMPLES, LocalSteps, Runner, edited, jaccard, names, sets_of, synthetic
 from fastwarc import ArchiveIterator, WarcRecordType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from resiliparse.extract.html2text import extract_plain_text
 
-from pipeline.schema import DROP, text_buffers
-from pipeline.stage import Part
 from stages.dedup import Dedup
 from stages.kernels import cluster
-from stages.kernels.sketch import shingle_sets, unit_table
-
-SAMPLES = Path(__file__).parent.parent / "data_samples"
-
-
-class LocalSteps:
-    """Inner steps one after the other in this process; tasks and records travel as they would between machines."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, name: str, fn: Any, tasks: list[Any]) -> list[dict[str, Any]]:
-        outs = [self.folder / name / f"{number:05d}" for number in range(len(tasks))]
-        return [
-            json.loads(json.dumps(fn(pickle.loads(pickle.dumps(t)), out))) for t, out in zip(tasks, outs, strict=True)
-        ]
-
-
-def names(count: int) -> list[str]:
-    """Identifiers in no particular order."""
-    return [f"{(number * 0x9E3779B97F4A7C15 + 1) % 2**128:032x}" for number in range(count)]
-
-
-class Runner:
-    """`run(docs, cuts)` writes parts cut at these rows and resolves them; verdicts come back as rows, in order."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.runs = 0
-        self.summary: dict[str, Any] = {}
-
-    def __call__(self, docs: Any, cuts: tuple[int, ...] = (), **config: Any) -> list[dict[str, Any]]:
-        if isinstance(docs, list):
-            docs = pa.table({"id": names(len(docs)), "text": pa.array(docs, pa.string())})
-        dedup = Dedup(**config)
-        self.runs += 1
-        folder = self.folder / str(self.runs)
-        edges = [0, *cuts, len(docs)]
-        parts = [self.part(dedup, docs.slice(a, b - a), folder / f"part-{a}-{b}-{i}") for i, (a, b) in
-                 enumerate(pairwise(edges))]  # fmt: skip
-        files = dedup.resolve(parts, LocalSteps(folder))
-        self.summary = json.loads((files[0].parent / "summary.json").read_text(encoding="utf-8"))
-        tables = [pq.read_table(file) for file in files]
-        expected = pa.schema([*dedup.columns().items(), *DROP.items()])
-        assert [len(table) for table in tables] == [part.rows for part in parts]
-        assert all(table.schema.equals(expected) for table in tables)
-        rows = [
-            {"id": name, **row}
-            for name, row in zip(docs["id"].to_pylist(), pa.concat_tables(tables).to_pylist(), strict=True)
-        ]
-        check_law(rows, dedup)
-        return rows
-
-    @staticmethod
-    def part(dedup: Dedup, docs: pa.Table, stem: Path) -> Part:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        paths = stem.with_suffix(".parquet"), stem.with_suffix(".arrow")
-        pq.write_table(docs, paths[0], row_group_size=37)
-        sketch = dedup.sketch(docs)
-        assert len(sketch) == len(docs)
-        with pa.ipc.new_file(str(paths[1]), sketch.schema) as file:
-            file.write_table(sketch, max_chunksize=23)
-        return Part(*paths, len(docs))
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Runner:
     return Runner(tmp_path)
-
-
-def check_law(rows: list[dict[str, Any]], dedup: Dedup) -> None:
-    """Whatever the documents: no chains, counts that balance, figures that justify the reason."""
-    kept = {row["id"] for row in rows if row["drop"] is None}
-    gone = [row for row in rows if row["drop"] is not None]
-    assert {row["duplicate_of"] for row in gone} <= kept
-    counts = Counter(row["duplicate_of"] for row in gone)
-    for row in rows:
-        assert row["dup_count"] == (counts[row["id"]] if row["drop"] is None else 0)
-        if row["drop"] is None:
-            assert row["duplicate_of"] is row["similarity"] is row["how"] is row["drop_value"] is None
-            continue
-        reason, limit = {"exact": ("duplicate_exact", 1.0), "jaccard": ("duplicate_near", dedup.threshold),
-                         "contained": ("duplicate_contained", dedup.containment)}[row["how"]]  # fmt: skip
-        assert (row["drop"], row["drop_limit"]) == (reason, limit)
-        assert row["drop_value"] >= limit
-        assert row["similarity"] == np.float32(row["drop_value"])
-
-
-def sets_of(texts: list[str]) -> list[set[int]]:
-    starts, values = shingle_sets(*text_buffers(pa.array(texts, pa.string())), unit_table(), 5, 8)
-    return [set(part.tolist()) for part in np.split(values, starts[1:-1])]
-
-
-def jaccard(one: set[int], other: set[int]) -> float:
-    return len(one & other) / max(len(one | other), 1)
 
 
 def check_by_brute_force(texts: list[str], rows: list[dict[str, Any]], dedup: Dedup) -> None:
@@ -135,25 +39,6 @@ def check_by_brute_force(texts: list[str], rows: list[dict[str, Any]], dedup: De
                 assert row["drop_value"] == pytest.approx(inside)
                 assert inside >= dedup.containment
                 assert len(keeper) >= len(mine)
-
-
-def sample_texts() -> tuple[list[str], list[str]]:
-    """25 English articles, and 12 Chinese texts of five Tang poems each."""
-    with gzip.open(SAMPLES / "sample_text.jsonl.gz", "rt", encoding="utf-8") as lines:
-        docs = [json.loads(line) for line in lines]
-    poems = [doc["text"] for doc in docs if doc["lang"] == "zh-Hant"]
-    return [doc["text"] for doc in docs if doc["lang"] == "en"], ["\n".join(poems[i : i + 5]) for i in range(0, 60, 5)]
-
-
-def edited(units: list[str], share: float, source: random.Random) -> list[str]:
-    """`units` with this share of them, scattered, exchanged for others of the same text."""
-    units = list(units)
-    for place in source.sample(range(len(units)), round(share * len(units))):
-        units[place] = source.choice(units)
-    return units
-
-
-ENGLISH, CHINESE = sample_texts()
 
 
 @pytest.mark.parametrize(("texts", "joint", "level"), [(ENGLISH, " ", 0.01), (CHINESE, "", 0.01)], ids=["en", "zh"])
@@ -215,12 +100,6 @@ def test_real_pages_against_brute_force(run: Runner) -> None:
     involved = {i for pair in alike for i in pair}
     for i, row in enumerate(rows):
         assert row["drop"] in (None, "duplicate_exact", "duplicate_contained") or i in involved
-
-
-def synthetic(length: int, source: random.Random, script: str = "en") -> list[str]:
-    if script == "zh":
-        return [chr(source.randrange(0x4E00, 0x5E00)) for _ in range(length)]
-    return ["".join(source.choices("abcdefghij", k=5)) for _ in range(length)]
 
 
 def test_recall_of_planted_pairs(run: Runner) -> None:
@@ -308,7 +187,8 @@ def test_pages_that_share_boilerplate_stay(run: Runner) -> None:
     assert not any(row["drop"] for row in rows)
     assert run.summary["compared"] == 0, "what is their own rules them out before any comparison"
     copies = [text.rsplit(" ", 10)[0] for text in texts[::10]]
-    rows = run(texts + copies, max_candidates=5)
+    rows = run(texts + copies, max_per_key=5)
+    assert run.summary["left_out"]["places_on_full_lists"] > 200
     assert [row["duplicate_of"] for row in rows[300:]] == [row["id"] for row in rows[:300:10]], "found among so many"
 
 
@@ -370,8 +250,8 @@ def test_keep_orders(run: Runner) -> None:
     assert keeper("date", "id") == ["b"]
     assert keeper("score", "length") == ["a"]
     assert keeper("score", "date") == ["a"]
-    assert Dedup(keep=["score", "length"]).needs == ("id", "text", "score")
-    assert Dedup().needs == ("id", "text")
+    assert Dedup(keep=["score", "length"]).needs == ("id", "source", "url", "text", "score")
+    assert Dedup().needs == ("id", "source", "url", "text")
 
 
 @pytest.mark.parametrize("keep", [["url"], ["id", "length"], ["length", "length"]])
@@ -401,44 +281,69 @@ def test_a_component_too_heavy_is_split_and_what_is_left_out_is_said(run: Runner
     docs = pa.table({"id": names(len(texts)), "text": texts}).take(pa.array(order))
     again = run(docs, cuts=(31, 90), **limits)
     assert sorted(again, key=lambda row: row["id"]) == sorted(rows, key=lambda row: row["id"])
-    run(texts, max_candidates=1, keep=["id"])
-    assert run.summary["left_out"]["pairs"] > 0
 
 
-def plain_leaders(sets: list[set[int]], threshold: float, containment: float) -> list[tuple[int, float]]:
-    """Every document against every kept one before it: the keeper (-1: kept) and the figure."""
+def plain_leaders(
+    sets: list[set[int]], keys: list[list[int]], threshold: float, containment: float, per_key: int
+) -> list[tuple[int, float]]:
+    """Every document against the kept ones on the lists of its keys: the keeper (-1: kept) and the figure."""
     answer: list[tuple[int, float]] = []
+    lists: dict[int, list[int]] = {}
     for x, mine in enumerate(sets):
-        best = (-1.0, 0, -1, 0.0)
-        for y in (y for y in range(x) if answer[y][0] < 0 and mine and sets[y]):
+        first = (-1, 0.0)
+        for y in sorted({y for key in keys[x] if key for y in lists.get(key, [])}, reverse=True):
+            if not mine or not sets[y]:
+                continue
             alike, inside = jaccard(mine, sets[y]), len(mine & sets[y]) / len(mine)
             if alike >= threshold or (inside >= containment and len(sets[y]) >= len(mine)):
-                best = max(best, (alike, -y, y, alike if alike >= threshold else inside))
-        answer.append((best[2], best[3]))
+                first = (y, alike if alike >= threshold else inside)
+        answer.append(first)
+        if first[0] < 0:
+            for key in keys[x]:
+                if key and len(lists.setdefault(key, [])) < per_key:
+                    lists[key].append(x)
     return answer
 
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.lists(st.sets(st.integers(0, 14), max_size=12), max_size=12), max_size=4),
+    st.lists(
+        st.lists(
+            st.tuples(st.sets(st.integers(0, 14), max_size=12), st.tuples(st.integers(0, 3), st.integers(4, 6))),
+            max_size=12,
+        ),
+        max_size=4,
+    ),
     st.sampled_from([0.3, 0.5, 0.8, 1.0]),
     st.sampled_from([0.6, 0.95, 1.0]),
+    st.sampled_from([1, 2, 100]),
 )
-def test_leader_clustering_equals_comparing_everything(components: Any, threshold: float, containment: float) -> None:
+def test_leader_clustering_equals_comparing_everything(
+    components: Any, threshold: float, containment: float, per_key: int
+) -> None:
     scattered = [np.uint64((value * 0x9E3779B97F4A7C15 + 1) % 2**64) for value in range(15)]
-    sets = [[{scattered[value] for value in one} for one in component] for component in components]
+    sets = [[{scattered[value] for value in one} for one, _ in component] for component in components]
+    keys = [[list(pair) for _, pair in component] for component in components]
     groups = np.cumsum([0, *map(len, sets)]).astype(np.int64)
     starts = np.cumsum([0, *(len(one) for component in sets for one in component)]).astype(np.int64)
     values = np.array([value for component in sets for one in component for value in sorted(one)], np.uint64)
-    keeper, score, how, counts = cluster.leaders(groups, starts, values, threshold, containment, 1000)
+    flat = np.array([pair for component in keys for pair in component], np.uint64).reshape(-1, 2)
+    limits = (threshold, containment, per_key)
+    keeper, score, how, unlisted, _ = cluster.leaders(groups, starts, values, flat, *limits)
     expected = [
         (place + base if place >= 0 else -1, figure)
-        for component, base in zip(sets, groups, strict=False)
-        for place, figure in plain_leaders(component, threshold, containment)
+        for component, own, base in zip(sets, keys, groups, strict=False)
+        for place, figure in plain_leaders(component, own, *limits)
     ]
     assert list(zip(keeper.tolist(), score.tolist(), strict=True)) == expected
     assert ((how > 0) == (keeper >= 0)).all()
-    assert counts[2] == counts[3] == 0
+    assert not unlisted[keeper >= 0].any()
+    assert not unlisted[flat == 0].any()
+    for component in range(len(sets)):
+        here = slice(groups[component], groups[component + 1])
+        kept, full = flat[here][keeper[here] < 0], unlisted[here][keeper[here] < 0]
+        for key in set(kept[kept > 0].tolist()):
+            assert ((kept == key) & ~full).sum() == min(per_key, (kept == key).sum())
 
 
 @given(st.lists(st.one_of(st.integers(0, 3), st.integers(0, 2**64 - 1)), max_size=50))

@@ -11,7 +11,6 @@ from numba import njit
 JACCARD, CONTAINED = 1, 2
 
 _LONGER = 16  # a leader this many times longer is searched instead of read through
-_SCAN = 256  # index entries looked at for one document, in units of max_candidates
 
 
 @njit(cache=True, nogil=True)
@@ -162,23 +161,48 @@ def _overlap_sorted(short, long):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _probe(prefix, posts, filled, postings, seen, hits, found, stamp, budget):  # type: ignore[no-untyped-def]
-    """Collect the leaders that have a shingle of `prefix` in `found`; returns (count, whether the budget sufficed)."""
+def _listed(keys, filled, posts, postings, seen, found, stamp):  # type: ignore[no-untyped-def]
+    """Collect the leaders on the lists of these keys (numbers, -1 for none) in `found`; returns how many."""
     number = 0
-    for shingle in prefix:
-        begin = posts[shingle]
-        budget -= filled[shingle]
-        if budget < 0:
-            return number, False
-        for i in range(begin, begin + filled[shingle]):
+    for key in keys:
+        if key < 0:
+            continue
+        for i in range(posts[key], posts[key] + filled[key]):
             leader = postings[i]
             if seen[leader] != stamp:
                 seen[leader] = stamp
-                hits[leader] = 0
                 found[number] = leader
                 number += 1
-            hits[leader] += 1
-    return number, True
+    return number
+
+
+@njit(cache=True, nogil=True)
+def _enlist(x, keys, filled, posts, postings, unlisted):  # type: ignore[no-untyped-def]
+    """Put leader x on the list of each of its keys that is not full; marks and counts the others."""
+    full = 0
+    for band, key in enumerate(keys):
+        if key < 0:
+            continue
+        place = posts[key] + filled[key]
+        if place < posts[key + 1]:
+            postings[place] = x
+            filled[key] += 1
+        else:
+            unlisted[band] = True
+            full += 1
+    return full
+
+
+@njit(cache=True, nogil=True)
+def _key_numbers(keys):  # type: ignore[no-untyped-def]
+    """int32[n, bands]: the number of each key among those of two documents and more, -1 for others; their sizes."""
+    numbers = np.empty(keys.size, np.int32)
+    flat = keys.reshape(-1)
+    sizes = _number(flat, numbers, np.empty(keys.size, np.uint64))
+    for i in range(len(flat)):
+        if not flat[i] or sizes[numbers[i]] < 2:
+            numbers[i] = -1
+    return numbers.reshape(keys.shape), sizes
 
 
 @njit(cache=True, nogil=True)
@@ -199,10 +223,9 @@ def _standing(found, number, x, starts, shared, threshold, containment):  # type
 
 @njit(cache=True, nogil=True)
 def _choose(candidates, x, starts, values, ids, mark, threshold, containment, counts):  # type: ignore[no-untyped-def]
-    """The best keeper of x among the candidates: (its number or -1, score, how)."""
+    """The first of the candidates that is a keeper of x: (its number or -1, score, how)."""
     size = starts[x + 1] - starts[x]
-    best, nearest, score, how = -1, -1.0, 0.0, 0
-    for y in candidates:
+    for y in np.sort(candidates):
         other = starts[y + 1] - starts[y]
         if other > _LONGER * size:
             common = _overlap_sorted(values[starts[x] : starts[x + 1]], values[starts[y] : starts[y + 1]])
@@ -211,80 +234,69 @@ def _choose(candidates, x, starts, values, ids, mark, threshold, containment, co
         counts[0] += 1
         jaccard = common / (size + other - common)
         inside = common / size
-        if jaccard < threshold and (inside < containment or other < size):
-            counts[1] += 1
-        elif jaccard > nearest or (jaccard == nearest and y < best):
-            nearest, best = jaccard, y
-            score, how = (jaccard, JACCARD) if jaccard >= threshold else (inside, CONTAINED)
-    return best, score, how
+        if jaccard >= threshold:
+            return y, jaccard, JACCARD
+        if inside >= containment and other >= size:
+            return y, inside, CONTAINED
+        counts[1] += 1
+    return -1, 0.0, 0
 
 
 @njit(cache=True, nogil=True)
-def _component(starts, values, threshold, containment, max_candidates, answer):  # type: ignore[no-untyped-def]
-    """Leader clustering of one component, see `leaders`; document i is `values[starts[i]:starts[i + 1]]`.
-
-    A document x must share least * |x| shingles with its keeper, whether by Jaccard or by containment; so of its rarest
-    (1 - least) * |x| + 1 shingles the keeper has one (prefix filter: Chaudhuri, Ganti, Kaushik, ICDE 2006; Bayardo, Ma,
-    Srikant, WWW 2007), and shingles that no other document has rule most pairs out before any comparison.
-    """
-    keeper, score, how, counts = answer
+def _component(starts, values, keys, threshold, containment, per_key, answer):  # type: ignore[no-untyped-def]
+    """Leader clustering of one component, see `leaders`; document i is `values[starts[i]:starts[i + 1]]`."""
+    keeper, score, how, unlisted, counts = answer
     documents = len(starts) - 1
     ids = np.empty(len(values), np.int32)
     frequency = _number(values, ids, np.empty(len(values), np.uint64))
-    posts = np.zeros(len(frequency) + 1, np.int64)  # leaders that have shingle s: postings[posts[s]:][:filled[s]]
-    posts[1:] = np.cumsum(frequency)
-    postings = np.empty(len(values), np.int32)
-    filled = np.zeros(len(frequency), np.int32)
     mark = np.full(len(frequency), -1, np.int32)
+    numbers, sizes = _key_numbers(keys)
+    posts = np.zeros(len(sizes) + 1, np.int64)  # the leaders of key k: postings[posts[k]:][:filled[k]]
+    posts[1:] = np.cumsum(np.minimum(sizes, per_key))
+    postings = np.empty(posts[-1], np.int32)
+    filled = np.zeros(len(sizes), np.int32)
     seen = np.full(documents, -1, np.int32)
-    hits = np.zeros(documents, np.int32)
     found = np.empty(documents, np.int32)
     shared = np.zeros(documents, np.int64)  # shingles that some other document of the component has too
     for x in range(documents):
         mine = ids[starts[x] : starts[x + 1]]
         shared[x] = np.sum(frequency[mine] > 1)
-        needed = int(np.ceil(min(threshold, containment) * len(mine) - 1e-9))
-        if shared[x] >= max(needed, 1):
-            rarest = mine[np.argsort(frequency[mine], kind="mergesort")]
-            prefix = rarest[len(mine) - shared[x] : len(mine) - needed + 1]
-            budget = np.int64(_SCAN) * max_candidates
-            number, whole = _probe(prefix, posts, filled, postings, seen, hits, found, x, budget)
-            counts[3] += not whole
+        if len(mine):
+            number = _listed(numbers[x], filled, posts, postings, seen, found, x)
             candidates = found[: _standing(found, number, x, starts, shared, threshold, containment)]
-            if len(candidates) > max_candidates:
-                counts[2] += len(candidates) - max_candidates
-                candidates = candidates[np.argsort(-hits[candidates], kind="mergesort")[:max_candidates]]
             if len(candidates):
                 mark[mine] = x
-            keeper[x], score[x], how[x] = _choose(
-                candidates, x, starts, values, ids, mark, threshold, containment, counts
-            )
+                keeper[x], score[x], how[x] = _choose(
+                    candidates, x, starts, values, ids, mark, threshold, containment, counts
+                )
         if keeper[x] < 0:
-            for shingle in mine:
-                if frequency[shingle] > 1:
-                    postings[posts[shingle] + filled[shingle]] = x
-                    filled[shingle] += 1
+            counts[2] += _enlist(x, numbers[x], filled, posts, postings, unlisted[x])
 
 
 @njit(cache=True, nogil=True)
-def leaders(groups, starts, values, threshold, containment, max_candidates):  # type: ignore[no-untyped-def]
-    """Leader clustering within components.
+def leaders(groups, starts, values, keys, threshold, containment, per_key):  # type: ignore[no-untyped-def]
+    """Leader clustering within components, among documents that share a key.
 
     Component g is the documents `groups[g]` to `groups[g + 1]`, in the order in which they are to be kept; document i's
-    sorted distinct shingle hashes are `values[starts[i]:starts[i + 1]]` (none: it is kept and keeps nothing).
+    sorted distinct shingle hashes are `values[starts[i]:starts[i + 1]]` (none: it is kept and keeps nothing), its band
+    keys `keys[i]` (uint64[n, bands], 0 for none).
 
-    A document leaves for the document kept before it with the highest Jaccard similarity J among those with
-    J >= `threshold`, or which hold at least `containment` of its shingles and are not smaller. At most
-    `max_candidates` are compared, those sharing the most rare shingles first.
+    A document is compared with the kept documents before it that are on the list of one of its keys, and leaves for the
+    first of them with a Jaccard similarity of at least `threshold`, or which holds at least `containment` of its
+    shingles and is not smaller. A key lists the first `per_key` kept documents that have it. Whether two documents are
+    compared is thus their own affair, whatever else is in the component; that is why a batch added later, with the kept
+    documents before it alone, comes to the same answer as everything at once.
 
     Returns keeper (int64[n], -1 where kept), score (float64[n]: J, or the share contained), how (int8[n]: JACCARD,
-    CONTAINED), counts (int64[4]: pairs compared, pairs refused, pairs left out, documents whose search was cut short).
+    CONTAINED), unlisted (bool[n, bands]: a kept document that found the key's list full), counts (int64[3]: pairs
+    compared, pairs refused, places on lists refused).
     """
     number = len(starts) - 1
     keeper = np.full(number, -1, np.int64)
     score = np.zeros(number, np.float64)
     how = np.zeros(number, np.int8)
-    counts = np.zeros(4, np.int64)
+    unlisted = np.zeros(keys.shape, np.bool_)
+    counts = np.zeros(3, np.int64)
     for group in range(len(groups) - 1):
         a, b = groups[group], groups[group + 1]
         if b - a < 2:
@@ -292,9 +304,21 @@ def leaders(groups, starts, values, threshold, containment, max_candidates):  # 
         mine = keeper[a:b]
         own = values[starts[a] : starts[b]]
         bounds = starts[a : b + 1] - starts[a]
-        answer = (mine, score[a:b], how[a:b], counts)
-        _component(bounds, own, threshold, containment, max_candidates, answer)
+        answer = (mine, score[a:b], how[a:b], unlisted[a:b], counts)
+        _component(bounds, own, keys[a:b], threshold, containment, per_key, answer)
         for i in range(b - a):
             if mine[i] >= 0:
                 mine[i] += a
-    return keeper, score, how, counts
+    return keeper, score, how, unlisted, counts
+
+
+@njit(cache=True, nogil=True)
+def shared_with(keys, others):  # type: ignore[no-untyped-def]
+    """bool[len(keys)]: whether each of the sorted `keys` is among the sorted `others`; one pass over both."""
+    both = np.zeros(len(keys), np.bool_)
+    place = 0
+    for i in range(len(keys)):
+        while place < len(others) and others[place] < keys[i]:
+            place += 1
+        both[i] = place < len(others) and others[place] == keys[i]
+    return both

@@ -15,19 +15,24 @@ hash a shingle and slot. `rows` slots make a band; documents agreeing in any ban
 
 import functools
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 from numba import njit
 
 from stages.kernels.text import DIGIT, LETTER, MARK, UNSPACED, classes, decode, fold
 
-FORMAT = 1
+FORMAT = 2
 """Version of everything a sketch depends on: units, shingle hash, signature. Part of every key."""
 
 LONGEST = 32
 """The largest `ngram` and `char_ngram`."""
 
-_SKIP, _BREAK, _WORD, _CHAR = range(4)  # what a code point does: nothing, ends a word, extends a word, is a unit itself
+SIMPLIFIED = Path(__file__).parent.parent / "data" / "simplified.tsv"
+"""Traditional Chinese characters, each with the simplified one it is written as; what `fold_han` folds by."""
+
+# What a code point does: nothing, ends a word, extends a word, is a unit itself, marks what came before, is several.
+_SKIP, _BREAK, _WORD, _CHAR, _MARK, _SEVERAL = 0, 1, 2, 3, 4, 6  # odd: the word before ends
 _KIND_SHIFT = 24  # unit_table: kind above, folded code point below
 
 _ONE = np.uint64(1)
@@ -44,26 +49,74 @@ _EXACT_HI = np.uint64(0xE7037ED1A0B428DB)
 _EXACT_LO = np.uint64(0x8EBC6AF09C88C6E3)
 
 
-@functools.cache
-def unit_table() -> np.ndarray:
-    """int32[0x110000]: what each code point does in the unit sequence (bits 24 up) and what it folds to (bits 0-23).
+def unit_table(fold_han: bool = False) -> np.ndarray:
+    """int32: what each of the 0x110000 code points does among units (bits 24 up) and what it folds to (bits 0-23).
 
-    On top of `text.fold`, a character that decomposes into a base and combining marks becomes its base, and those marks
-    are left out, so that composed and decomposed text are the same (kana, Arabic, Hebrew, Indic nukta).
+    On top of `text.fold`, texts that differ in case or in canonical composition become the same units, whatever the
+    script. A character that decomposes into a base and combining marks becomes its base, and those marks are left out
+    (kana, Arabic, Hebrew, Indic nukta). What else decomposes (a vowel sign of two parts) or has several characters in
+    the other case (sharp s) is `_SEVERAL`: bits 0-23 are then the place in this very table where the entries that stand
+    for it begin; an entry of 0 ends them. With `fold_han`, traditional Chinese characters become simplified ones.
     """
-    folded = fold().copy()
-    marks: set[int] = set()
-    for code in range(0x30000):  # no canonical decomposition beyond, but for ideographs that fold() has done
-        parts = unicodedata.normalize("NFD", chr(folded[code])) if folded[code] >= 0x80 else ""
-        if len(parts) > 1 and all(unicodedata.combining(part) for part in parts[1:]):
-            folded[code] = ord(parts[0])
-            marks.update(map(ord, parts[1:]))
-    folded[list(marks)] = 0
+    return _unit_table(fold_han)
+
+
+@functools.cache
+def _unit_table(fold_han: bool) -> np.ndarray:
+    folded, spelled = _folded()
+    if fold_han:
+        lines = SIMPLIFIED.read_text(encoding="utf-8").splitlines()
+        simplified = np.arange(len(folded), dtype=np.int32)
+        simplified[[ord(line[0]) for line in lines]] = [ord(line[2]) for line in lines]
+        folded = simplified[folded]
     bits = classes()[folded]
-    kind = np.where(bits & (LETTER | DIGIT | MARK), _WORD, np.where(bits, _BREAK, _SKIP))
+    kind = np.where(bits & (LETTER | DIGIT | MARK), _WORD, np.where(bits, _BREAK, _SKIP)).astype(np.int32)
     kind[bits & UNSPACED > 0] = _CHAR
+    kind[[code for code in np.flatnonzero(bits & MARK).tolist() if unicodedata.combining(chr(folded[code]))]] = _MARK
     kind[folded == 0] = _SKIP
-    return (kind.astype(np.int32) << _KIND_SHIFT) | folded
+    table = (kind << _KIND_SHIFT) | folded
+    entries = [0]
+    for code, parts in spelled.items():
+        table[code] = _SEVERAL << _KIND_SHIFT | len(table) + len(entries)
+        entries += [*table[[ord(part) for part in parts]].tolist(), 0]
+    return np.concatenate((table, np.array(entries, np.int32)))
+
+
+def _folded() -> tuple[np.ndarray, dict[int, str]]:
+    """int32[0x110000], the code point each is matched as (0: left out); and those matched as several, spelled out."""
+    folded = fold().copy()
+    spelled: dict[int, str] = {}
+    marks: set[str] = set()
+    for code in range(0x30000):  # beyond are neither cases nor decompositions, but for ideographs that fold() has done
+        if any(char.upper() != char or unicodedata.decomposition(char) for char in (chr(code), chr(folded[code]))):
+            spelled[code] = "".join(_decomposed(part, marks) for part in _uncased(chr(code)))
+    for code, text in list(spelled.items()):
+        text = "".join(part for part in text if part not in marks)
+        spelled[code] = text
+        if len(text) < 2:
+            folded[code] = ord(spelled.pop(code) or "\0")
+    folded[[ord(mark) for mark in marks]] = 0
+    return folded, spelled
+
+
+def _uncased(text: str) -> str:
+    """`text` in one case, each character folded: what it, its upper and its lower case all become (ς and Σ: σ)."""
+    while True:
+        lower = (low for upper in text.upper() for low in upper.lower())  # one by one: str.lower has a final sigma
+        again = "".join(chr(code) for code in (int(fold()[ord(low)]) for low in lower) if code)
+        if again == text:
+            return text
+        text = again
+
+
+def _decomposed(char: str, marks: set[str]) -> str:
+    """`char` in its canonical parts; unless it is a mark itself, without the combining ones, which join `marks`."""
+    if not unicodedata.decomposition(char):  # of Hangul there is none: its syllables are taken apart as they are met
+        return char
+    parts = unicodedata.normalize("NFD", char)
+    if unicodedata.category(char)[0] != "M":
+        marks.update(part for part in parts if unicodedata.combining(part))
+    return parts
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -86,10 +139,11 @@ def _hangul(word, code):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _units(data, start, end, table, units):  # type: ignore[no-untyped-def]
+def write_units(data, start, end, table, units):  # type: ignore[no-untyped-def]
     """Write the hashes of a document's units (lowest bit: 0 word, 1 character); returns units and characters."""
     count = 0
     chars = 0
+    lone = 0, 0  # units [from, to) that are marks with nothing to stand on
     word = _WORD_START
     place = start
     while place < end:
@@ -104,7 +158,7 @@ def _units(data, start, end, table, units):  # type: ignore[no-untyped-def]
         code = entry & 0xFFFFFF
         if kind == _WORD:
             word = _hangul(word, code) if 0xAC00 <= code <= 0xD7A3 else (word ^ np.uint64(code)) * _WORD_FACTOR
-        elif kind != _SKIP:
+        elif kind & 1:
             if word != _WORD_START:
                 units[count] = mix(word) & ~_ONE
                 count += 1
@@ -112,6 +166,8 @@ def _units(data, start, end, table, units):  # type: ignore[no-untyped-def]
             if kind == _CHAR:
                 units[count] = mix(np.uint64(code) * _GOLDEN) | _ONE
                 count += 1
+        elif kind != _SKIP:
+            word, count, lone = _marks(entry, table, word, units, count, lone)
     if word != _WORD_START:
         units[count] = mix(word) & ~_ONE
         count += 1
@@ -119,7 +175,49 @@ def _units(data, start, end, table, units):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _exact(units, count):  # type: ignore[no-untyped-def]
+def _marks(entry, table, word, units, count, lone):  # type: ignore[no-untyped-def]
+    """Take in a `_MARK` or the parts of a `_SEVERAL`; returns word, count and lone of `write_units`.
+
+    Normalisation may change the order of combining marks, so they are added up: to the word if there is one; else each
+    is a unit, and those in a row are sorted.
+    """
+    place = 0  # where the table has a 0
+    if entry >> _KIND_SHIFT == _SEVERAL:
+        place = entry & 0xFFFFFF
+        entry = table[place]
+    while entry:
+        kind = entry >> _KIND_SHIFT
+        code = np.uint64(entry & 0xFFFFFF)
+        if kind == _WORD:
+            word = (word ^ code) * _WORD_FACTOR
+        elif kind == _MARK and word != _WORD_START:
+            word += mix(code * _GOLDEN)
+        else:
+            if word != _WORD_START:
+                units[count] = mix(word) & ~_ONE
+                count += 1
+                word = _WORD_START
+            units[count] = mix(code * _GOLDEN) | _ONE
+            count += 1
+            if kind == _MARK:
+                lone = lone[0] if lone[1] == count - 1 else count - 1, count
+                _sink(units, lone)
+        place += place > 0
+        entry = table[place]
+    return word, count, lone
+
+
+@njit(cache=True, nogil=True)
+def _sink(units, lone):  # type: ignore[no-untyped-def]
+    """Bring the last of the units [from, to) to where it belongs among the others, which are sorted."""
+    place = lone[1] - 1
+    while place > lone[0] and units[place - 1] > units[place]:
+        units[place - 1], units[place] = units[place], units[place - 1]
+        place -= 1
+
+
+@njit(cache=True, nogil=True)
+def sequence_hash(units, count):  # type: ignore[no-untyped-def]
     """128-bit hash of the unit sequence as two uint64; (0, 0) of an empty one."""
     high = np.uint64(0)
     low = np.uint64(0)
@@ -224,11 +322,11 @@ def band_keys(slots, rows, keys):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _scratch(offsets):  # type: ignore[no-untyped-def]
-    """Room for the units of the longest row: no unit takes less than two bytes, separator included."""
+    """Room for the units of the longest row: a letter and a Tibetan stack of two, three units, are four bytes."""
     longest = 0
     for row in range(len(offsets) - 1):
         longest = max(longest, offsets[row + 1] - offsets[row])
-    return np.empty(longest // 2 + 2, np.uint64)
+    return np.empty(longest - longest // 4 + 2, np.uint64)
 
 
 @njit(cache=True, nogil=True)
@@ -258,8 +356,8 @@ def sketch_rows(data, offsets, table, ngram, char_ngram, bands, rows, seed, leas
     slots = np.empty(bands * rows, np.uint64)
     powers = _powers()
     for row in range(number):
-        count, chars[row] = _units(data, offsets[row], offsets[row + 1], table, units)
-        exact[row, 0], exact[row, 1] = _exact(units, count)
+        count, chars[row] = write_units(data, offsets[row], offsets[row + 1], table, units)
+        exact[row, 0], exact[row, 1] = sequence_hash(units, count)
         hashes = _grown(hashes, count)
         count = _shingles(units, count, ngram, char_ngram, powers, hashes)
         seen = _grown(seen, 2 * count)
@@ -282,7 +380,7 @@ def shingle_sets(data, offsets, table, ngram, char_ngram):  # type: ignore[no-un
     seen = np.empty(8, np.uint64)
     powers = _powers()
     for row in range(number):
-        count, _ = _units(data, offsets[row], offsets[row + 1], table, units)
+        count, _ = write_units(data, offsets[row], offsets[row + 1], table, units)
         hashes = _grown(hashes, count)
         count = _shingles(units, count, ngram, char_ngram, powers, hashes)
         seen = _grown(seen, 2 * count)
