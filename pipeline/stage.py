@@ -121,7 +121,11 @@ class Barrier(_Step):
 
     @abstractmethod
     def resolve(self, parts: list[Part], steps: Steps) -> list[Path]:
-        """A verdict file (Parquet) for each part: a row a document, `columns()` and the columns of `schema.DROP`."""
+        """A verdict file (Parquet) for each part: a row a document, `columns()` and the columns of `schema.DROP`.
+
+        It may have a column `text` (string): what a document's text becomes, null where it stays. A dropped document
+        keeps its own, so that its reject shows what was judged. Its row groups are read one at a time.
+        """
 
 
 class Sink(_Step):

@@ -43,7 +43,7 @@ from stages.duplicates.verify import (
     write_sets,
     write_verified,
 )  # fmt: skip
-from stages.kernels.sketch import FORMAT, LONGEST, match_probability, sketch_rows, unit_table
+from stages.kernels.sketch import FORMAT, LONGEST, SIMPLIFIED, match_probability, sketch_rows, unit_table
 
 _LARGEST = 10  # clusters in the summary
 _ORDERS = ("source_rank", "length", "date", "id")  # of `keep`, beside the names of numeric columns
@@ -112,6 +112,10 @@ class Dedup(Barrier):
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
         """Columns of every document, and whatever columns `keep` names."""
         return ("id", "source", "url", "text", *(name for name in self.keep if name not in _ORDERS))
+
+    def files(self) -> list[Path]:
+        """The table of traditional characters, where it is used."""
+        return [SIMPLIFIED] if self.fold_han else []
 
     def orders(self) -> list[tuple[str, pa.DataType]]:
         """The columns that say which document is kept, the greatest first, before `id` decides."""

@@ -346,7 +346,9 @@ def test_leader_clustering_equals_comparing_everything(
             assert ((kept == key) & ~full).sum() == min(per_key, (kept == key).sum())
 
 
-@given(st.lists(st.one_of(st.integers(0, 3), st.integers(0, 2**64 - 1)), max_size=50))
+@given(
+    st.lists(st.one_of(st.integers(0, 3), st.integers(2**63, 2**63 + 2**40), st.integers(0, 2**64 - 1)), max_size=50)
+)
 def test_sorting_rows_equals_sorting(keys: list[int]) -> None:
     rows = np.array([keys, range(len(keys))], np.uint64)
     cluster.sort_rows(rows)

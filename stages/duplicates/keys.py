@@ -91,10 +91,11 @@ def write_keys(task: KeysTask, out: Path) -> dict[str, Any]:
 
 def _key_rows(task: KeysTask) -> tuple[np.ndarray, dict[str, Any]]:
     """The sorted rows; how many documents have no text and how many no band keys; a digest of what was sketched."""
-    keys, ordinals = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
-    place, blank, sketched = task.stored.base, 0, 0
+    _, path, count, base = task.stored
+    reader = read(path)
+    rows = np.empty((2, count * (reader.schema.field("keys").type.list_size + 1)), np.uint64)
+    filled, place, blank, sketched = 0, base, 0, 0
     digest = hashlib.sha256()
-    reader = read(task.stored.sketch)
     for number in range(reader.num_record_batches):
         batch = reader.get_batch(number)
         here = np.arange(place, place + len(batch), dtype=np.uint64)
@@ -103,16 +104,18 @@ def _key_rows(task: KeysTask) -> tuple[np.ndarray, dict[str, Any]]:
         some = (high != 0) | (low != 0)
         bands = batch["keys"].flatten().to_numpy().reshape(len(batch), batch["keys"].type.list_size)
         enough = bands.any(axis=1)
+        exact = some & task.exact
         blank += int((~some).sum())
         sketched += int(enough.sum())
         for part in (high, low, *text_buffers(batch["id"])):
             digest.update(np.ascontiguousarray(part).data)
-        exact = some & task.exact
-        keys += [(high ^ low)[exact] | EXACT, bands[enough].reshape(-1)]
-        ordinals += [here[exact], np.repeat(here[enough], bands.shape[1])]
-    rows = np.stack((np.concatenate(keys), np.concatenate(ordinals)))
+        for keys, owners in (((high ^ low)[exact] | EXACT, here[exact]),
+                             (bands[enough].reshape(-1), np.repeat(here[enough], bands.shape[1]))):  # fmt: skip
+            rows[:, filled : filled + len(keys)] = keys, owners
+            filled += len(keys)
+    rows = np.ascontiguousarray(rows[:, :filled])
     cluster.sort_rows(rows)
-    rest = place - task.stored.base - blank - sketched
+    rest = place - base - blank - sketched
     return rows, {"without_text": blank, "exact_only": rest, "digest": digest.hexdigest()}
 
 

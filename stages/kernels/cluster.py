@@ -15,25 +15,49 @@ _LONGER = 16  # a leader this many times longer is searched instead of read thro
 
 @njit(cache=True, nogil=True)
 def sort_rows(rows):  # type: ignore[no-untyped-def]
-    """Sort uint64[2, n] in place by the first row, stably: radix sort, six passes of 11 bits; needs as much room again.
+    """Sort uint64[2, n] in place by the first row, stably; needs as much room again.
 
-    0.05 us a row on one core; `argsort` and the gather after it take 0.17 (2 million random keys).
+    Radix sort by the 32 bits below those that all keys share, four passes of 8; keys are hashes, so next to nothing is
+    left out of order for the insertion sort at the end. 0.024 us a row on one core (8.5 million random keys); six
+    passes of 11 bits took 0.058, `argsort` and the gather after it 0.17.
     """
-    source, target = rows, np.empty_like(rows)
-    places = np.zeros((6, 2048), np.int64)
+    if rows.shape[1] < 2:
+        return
+    differ = rows[0].min() ^ rows[0].max()
+    base = 32
+    while base and not differ >> np.uint64(31 + base):
+        base -= 1
+    places = np.zeros((4, 256), np.int64)
     for i in range(rows.shape[1]):
-        for turn in range(6):
-            places[turn, (rows[0, i] >> np.uint64(11 * turn)) & np.uint64(2047)] += 1
-    for turn in range(6):
+        for turn in range(4):
+            places[turn, (rows[0, i] >> np.uint64(base + 8 * turn)) & np.uint64(255)] += 1
+    source, target = rows, np.empty_like(rows)
+    for turn in range(4):
         places[turn] = np.cumsum(places[turn]) - places[turn]
-        shift = np.uint64(11 * turn)
+        shift = np.uint64(base + 8 * turn)
         for i in range(rows.shape[1]):
-            digit = (source[0, i] >> shift) & np.uint64(2047)
+            digit = (source[0, i] >> shift) & np.uint64(255)
             place = places[turn, digit]
             places[turn, digit] = place + 1
             target[0, place] = source[0, i]
             target[1, place] = source[1, i]
         source, target = target, source
+    _insert(rows)
+
+
+@njit(cache=True, nogil=True)
+def _insert(rows):  # type: ignore[no-untyped-def]
+    """Insertion sort, stable, of rows that are nearly in order."""
+    for i in range(1, rows.shape[1]):
+        key, owner = rows[0, i], rows[1, i]
+        place = i
+        while place and rows[0, place - 1] > key:
+            rows[0, place] = rows[0, place - 1]
+            rows[1, place] = rows[1, place - 1]
+            place -= 1
+        if place < i:
+            rows[0, place] = key
+            rows[1, place] = owner
 
 
 @njit(cache=True, nogil=True)
