@@ -103,7 +103,7 @@ class Dedup(Barrier):
     def _id_last(cls, keep: tuple[str, ...]) -> tuple[str, ...]:
         unfit = [name for name in keep if name in DOCUMENT and name not in ("date", "id")]
         if unfit:
-            raise ValueError(f"{unfit[0]!r} is no order to keep documents by; {_ORDERS} or a numeric column is")
+            raise ValueError(f"{unfit[0]!r} is no order to keep by; {', '.join(_ORDERS)} or a numeric column is")
         if len(set(keep)) < len(keep) or "id" in keep[:-1]:
             raise ValueError("each order is named once, and id, which decides every tie, comes last")
         return keep if "id" in keep else (*keep, "id")
@@ -168,21 +168,20 @@ class Dedup(Barrier):
         keys = steps("keys", write_keys, [KeysTask(part, "exact" in self.levels) for part in stored])
         if self.index is None:
             return self._conclude(self._judge(stored, keys, None, steps), steps, {})
-        folder = Path(self.index).resolve()
-        with lock(folder):
-            index = Index(folder, self)
-            origin = str(_run_folder(parts[0].docs))
-            place = index.place(
-                hashlib.sha256("".join(record["digest"] for record in keys).encode()).hexdigest(), origin
-            )
+        with lock(Path(self.index)):
+            return self._resolve_batch(stored, keys, Index(Path(self.index).resolve(), self), steps)
 
-            def later(name: str, fn: Any, tasks: list[Any]) -> list[dict[str, Any]]:
-                return steps(f"{name}-{place.after:05d}", fn, tasks)  # what was done on another state does not count
+    def _resolve_batch(self, stored: list[Stored], keys: Records, index: Index, steps: Steps) -> list[Path]:
+        """The same behind the documents of an index, which then takes this batch in."""
+        place = index.place(_digest(keys), str(_run_folder(stored[0].docs)))
 
-            judged = self._judge(stored, keys, place.before, later)
-            if not place.taken:
-                index.take_in(self, place, judged, later)
-            return self._conclude(judged, later, {"index": index.summary()})
+        def later(name: str, fn: Any, tasks: list[Any]) -> list[dict[str, Any]]:
+            return steps(f"{name}-{place.after:05d}", fn, tasks)  # what was done on another state does not count
+
+        judged = self._judge(stored, keys, place.before, later)
+        if not place.taken:
+            index.take_in(self, place, judged, later)
+        return self._conclude(judged, later, {"index": index.summary()})
 
     def _judge(self, stored: list[Stored], keys: Records, before: Before | None, steps: Steps) -> Judged:
         """Everything from keys to verdicts."""

@@ -161,7 +161,8 @@ def write_verified(task: VerifyTask, out: Path) -> dict[str, Any]:
     groups = np.concatenate((np.flatnonzero(np.diff(component, prepend=component[0] ^ np.uint64(1))), [len(heads)]))
     keys = _keys(docs, heads)
     limits = (task.dedup.threshold, task.dedup.containment, task.dedup.max_per_key)
-    keeper, score, how, unlisted, counts = cluster.leaders(groups, starts, values, keys, *limits)
+    settled = docs["ingest"].to_numpy()[heads] < NEW
+    keeper, score, how, unlisted, counts = cluster.leaders(groups, starts, values, keys, settled, *limits)
     kept = keeper[place] < 0
     target = heads[np.where(kept, place, keeper[place])]
     leaves = target != np.arange(len(docs))

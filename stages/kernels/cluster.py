@@ -267,7 +267,7 @@ def _choose(candidates, x, starts, values, ids, mark, threshold, containment, co
 
 
 @njit(cache=True, nogil=True)
-def _component(starts, values, keys, threshold, containment, per_key, answer):  # type: ignore[no-untyped-def]
+def _component(starts, values, keys, settled, threshold, containment, per_key, answer):  # type: ignore[no-untyped-def]
     """Leader clustering of one component, see `leaders`; document i is `values[starts[i]:starts[i + 1]]`."""
     keeper, score, how, unlisted, counts = answer
     documents = len(starts) - 1
@@ -285,7 +285,7 @@ def _component(starts, values, keys, threshold, containment, per_key, answer):  
     for x in range(documents):
         mine = ids[starts[x] : starts[x + 1]]
         shared[x] = np.sum(frequency[mine] > 1)
-        if len(mine):
+        if len(mine) and not settled[x]:
             number = _listed(numbers[x], filled, posts, postings, seen, found, x)
             candidates = found[: _standing(found, number, x, starts, shared, threshold, containment)]
             if len(candidates):
@@ -298,12 +298,12 @@ def _component(starts, values, keys, threshold, containment, per_key, answer):  
 
 
 @njit(cache=True, nogil=True)
-def leaders(groups, starts, values, keys, threshold, containment, per_key):  # type: ignore[no-untyped-def]
+def leaders(groups, starts, values, keys, settled, threshold, containment, per_key):  # type: ignore[no-untyped-def]
     """Leader clustering within components, among documents that share a key.
 
     Component g is the documents `groups[g]` to `groups[g + 1]`, in the order in which they are to be kept; document i's
     sorted distinct shingle hashes are `values[starts[i]:starts[i + 1]]` (none: it is kept and keeps nothing), its band
-    keys `keys[i]` (uint64[n, bands], 0 for none).
+    keys `keys[i]` (uint64[n, bands], 0 for none). Those `settled` (bool[n]) are kept whatever they are like.
 
     A document is compared with the kept documents before it that are on the list of one of its keys, and leaves for the
     first of them with a Jaccard similarity of at least `threshold`, or which holds at least `containment` of its
@@ -329,7 +329,7 @@ def leaders(groups, starts, values, keys, threshold, containment, per_key):  # t
         own = values[starts[a] : starts[b]]
         bounds = starts[a : b + 1] - starts[a]
         answer = (mine, score[a:b], how[a:b], unlisted[a:b], counts)
-        _component(bounds, own, keys[a:b], threshold, containment, per_key, answer)
+        _component(bounds, own, keys[a:b], settled[a:b], threshold, containment, per_key, answer)
         for i in range(b - a):
             if mine[i] >= 0:
                 mine[i] += a
