@@ -34,7 +34,7 @@ name: shakespeare-gpt
 corpus: "{corpus}"
 model: {{layers: 4, heads: 4, width: 128, context: 64, qk_norm: true}}
 train: {{steps: {steps}, batch: 12, lr: 4.0e-3, warmup: 0.05, decay: 0.6, weight_decay: 0.1, betas: [0.9, 0.99],
-        log_every: 50, threads: {threads}}}
+        precision: bf16, log_every: 50, threads: {threads}}}
 """
 
 

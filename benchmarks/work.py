@@ -105,6 +105,16 @@ def rensa_minhash() -> Work:
     return lambda texts: [sketch(text) for text in texts]
 
 
+def text_dedup_minhash() -> Work:
+    from text_dedup.config.algorithms.minhash import MinHashAlgorithmConfig
+
+    algorithm = MinHashAlgorithmConfig(
+        algorithm_name="minhash", text_column="text", num_perm=112, bands=16, rows=7, ngram_size=5, threshold=0.8
+    )
+    embed = algorithm.get_embed_func()
+    return lambda texts: [embed([text], [row]) for row, text in enumerate(texts)]
+
+
 def fasttext_language() -> Work:
     import fasttext
 
@@ -119,6 +129,33 @@ def tokenizers_encode() -> Work:
     return lambda texts: [len(item.ids) for item in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
 
+def tiktoken_encode() -> Work:
+    """The same vocabulary and the same pattern, as tiktoken wants them: the rank of each token's bytes."""
+    from tiktoken import Encoding
+
+    told = json.loads(Path(sys.argv[2]).with_suffix(".tokenizer.json").read_text(encoding="utf-8"))
+    pattern = told["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+    byte_of = {char: byte for byte, char in enumerate(bytes_as_characters())}
+    special = {token["content"]: token["id"] for token in told["added_tokens"]}
+    ranks = {bytes(byte_of[char] for char in token): rank
+             for token, rank in told["model"]["vocab"].items() if token not in special}  # fmt: skip
+    encoding = Encoding("ours", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+    return lambda texts: [encoding.encode_ordinary(text) for text in texts]
+
+
+def bytes_as_characters() -> list[str]:
+    """The characters that stand for the bytes 0 to 255 in a byte-level BPE (GPT-2's `bytes_to_unicode`)."""
+    shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in shown else chr(next(others)) for byte in range(256)]
+
+
+def trafilatura_extract() -> Work:
+    import trafilatura
+
+    return lambda pages: [trafilatura.extract(page, favor_precision=True, include_comments=False) for page in pages]
+
+
 def gristmill(*names: str) -> Work:
     import pyarrow as pa
 
@@ -129,6 +166,7 @@ def gristmill(*names: str) -> Work:
 
     def work(texts: list[str]) -> object:
         docs = pa.table({"id": [f"{i:032x}" for i in range(len(texts))], "text": texts})
+        docs = docs.append_column("mime", pa.array(["text/html"] * len(texts)))
         if "language" not in names:
             docs = docs.append_column("lang", pa.array(["en"] * len(texts)))
         for step in steps:
@@ -147,12 +185,16 @@ WORKS: dict[str, Callable[[], Work]] = {
     "datatrove.minhash": datatrove_minhash,
     "datasketch.minhash": datasketch_minhash,
     "rensa.minhash": rensa_minhash,
+    "text-dedup.minhash": text_dedup_minhash,
     "fasttext.language": fasttext_language,
     "tokenizers.encode": tokenizers_encode,
+    "tiktoken.encode": tiktoken_encode,
+    "trafilatura.extract": trafilatura_extract,
     "gristmill.language": lambda: gristmill("language"),
     "gristmill.rules": lambda: gristmill("quality"),
     "gristmill.minhash": lambda: gristmill("dedup"),
     "gristmill.encode": lambda: gristmill("tokens"),
+    "gristmill.extract": lambda: gristmill("extract"),
 }
 
 

@@ -7,17 +7,19 @@ input is wrong; 3 another run holds the run directory; 130 stopped by Ctrl-C. `-
 import json
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pipeline import bench as benches
-from pipeline import browse, console, corpus
+from pipeline import browse, console, corpus, difference, increments, page, storage
 from pipeline import config as configs
 from pipeline import plan as plans
 from pipeline import run as runs
-from pipeline.engine import NoCluster, open_engine
+from pipeline.engine import Engine, NoCluster, open_engine
 from pipeline.train import cli as trainer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -29,9 +31,9 @@ RunArg = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or 
 DEFAULT = Path("configs/tiny.yaml")
 
 
-def _planned(recipe: Path, settings: list[str] | None = None, workers: int | None = None) -> plans.Plan:
+def _configured(recipe: Path, settings: list[str] | None, workers: int | None = None) -> configs.Config:
     config = configs.load(recipe, settings)
-    return plans.make(config if workers is None else config._replace(workers=workers))
+    return config if workers is None else config._replace(workers=workers)
 
 
 @app.command()
@@ -43,62 +45,95 @@ def run(
     ray_address: Annotated[str | None, typer.Option(help="Run on the Ray cluster at this address.")] = None,
     out: Out = None,
 ) -> None:
-    """Run a pipeline; run it again to continue one."""
-    plan = _planned(recipe, settings, workers)
-    folder = out or Path("runs") / plan.config.name
-    if plan.config.workers != 0 or ray_address:
-        benches.warm_once()
+    """Run a pipeline; run it again to continue one, or to take in what is new if it is incremental."""
+    config = _configured(recipe, settings, workers)
+    folder = out or Path("runs") / config.name
+    jobs = iter([(plans.make(config), folder)]) if not config.incremental else _increments(config, folder)
     try:
-        with (
-            runs.lock(folder),
-            open_engine(plan.config.workers, ray_address) as engine,
-            console.watch() as watch,
-        ):
-            report = runs.run(plan, folder.resolve(), engine, watch)
+        with storage.lock(folder), ExitStack() as stack:
+            engine = None
+            for plan_, home in jobs:
+                if engine is None:
+                    engine = _engine(stack, config.workers, ray_address)
+                with console.watch() as watch:
+                    told = runs.run(plan_, home.resolve(), engine, watch)
+                good = not told["failed"] and not told["imbalances"]
+                if config.incremental and good:
+                    increments.publish(folder, home, told)
+                    page.write_overview(folder)
+                page.write_one(home)
+                _conclude(told, home, debug=context.obj)
     except KeyboardInterrupt:
         console.fail("stopped; the same command continues.")
         raise typer.Exit(130) from None
-    _conclude(report, folder, debug=context.obj)
+    if config.incremental:
+        print(f"{folder}: {'' if engine else 'nothing new; '}the latest corpus is {corpus.latest(folder)}")
 
 
-def _conclude(report: dict[str, Any], folder: Path, *, debug: bool) -> None:
+def _increments(config: configs.Config, folder: Path) -> Iterator[tuple[plans.Plan, Path]]:
+    plans.groups(config)  # a mistake is told before the directory is made
+    return increments.due(config, folder)
+
+
+def _engine(stack: ExitStack, workers: int | None, address: str | None) -> Engine:
+    """Started when there is work for it; before many workers start at once, the kernels are compiled."""
+    if workers != 0 or address:
+        benches.warm_once()
+    return stack.enter_context(open_engine(workers, address))
+
+
+def _conclude(told: dict[str, Any], folder: Path, *, debug: bool) -> None:
     """The funnel and the verdict on a run; exit 1 if anything is missing."""
-    console.funnel(report)
-    for failure in report["failed"]:
+    console.funnel(told)
+    for failure in told["failed"]:
         console.fail(f"failed: {failure['message']}")
         if debug:
             console.fail(failure["details"])
-    for imbalance in report["imbalances"]:
+    for imbalance in told["imbalances"]:
         console.fail(f"does not balance: {imbalance}")
-    if report["failed"]:
-        console.fail(f"{len(report['failed'])} failed, the others are done; the same command continues.")
-    if report["failed"] or report["imbalances"]:
+    if told["failed"]:
+        console.fail(f"{len(told['failed'])} failed, the others are done; the same command continues.")
+    console.alarms(told["alarms"])
+    if told["failed"] or told["imbalances"]:
         raise typer.Exit(1)
-    made = report["corpus"]
+    made = told["corpus"]
     if made:
         print(f"{made['documents']:,} documents, {made['tokens']:,} tokens ({made['dtype']}), {made['shards']} shards")
-    print(f"{folder}: done, {report['tasks_run']} tasks run" + ("" if report["tasks_run"] else ", nothing to do"))
+    print(f"{folder}: done, {told['tasks_run']} tasks run" + ("" if told["tasks_run"] else ", nothing to do"))
 
 
 @app.command()
 def plan(recipe: Recipe = DEFAULT, settings: Settings = None, out: Out = None) -> None:
     """Show the groups a configuration comes to, and what of them is done already."""
-    planned = _planned(recipe, settings)
-    folder = out or Path("runs") / planned.config.name
+    config = _configured(recipe, settings)
+    folder = out or Path("runs") / config.name
+    planned: plans.Plan | None
+    if config.incremental:
+        planned, folder = increments.upcoming(config, folder)
+    else:
+        planned = plans.make(config)
+    if planned is None:
+        print(f"{config.name}: nothing new for {folder}")
+        return
     size = sum(split.size for split in planned.splits)
     files = len({piece.path for split in planned.splits for piece in split.pieces})
-    print(f"{planned.config.name}: {files} files, {size / 1e6:,.1f} MB, {len(planned.splits)} partitions -> {folder}")
-    console.groups(browse.progress(planned, folder))
+    print(f"{config.name}: {files} files, {size / 1e6:,.1f} MB, {len(planned.splits)} partitions -> {folder}")
+    console.groups(browse.progress(plans.outline(planned), folder, inputs=True), columns=True)
 
 
 @app.command()
 def status(run_: RunArg) -> None:
     """Show how far a run is."""
     folder = browse.run_folder(run_)
-    planned = _planned(folder / "config.yaml")
     held = browse.holder(folder)
+    homes = browse.members(folder)
+    if homes != [folder]:
+        print(f"{folder}: " + (f"running ({held}); " if held else "") + f"latest {corpus.latest(folder)}")
+        console.increments(browse.increment_rows(folder))
+        folder = homes[-1]
     print(f"{folder}: " + (f"running ({held})" if held else browse.state(folder)))
-    console.groups(browse.progress(planned, folder))
+    if begun := browse.outline(folder):
+        console.groups(browse.progress(begun, folder, inputs=False), columns=False)
 
 
 @app.command()
@@ -123,7 +158,7 @@ def explain(run_: RunArg, document: Annotated[str, typer.Argument(help="Its id, 
         for line in story.lines:
             print(line)
         if story.keeper is not None:
-            console.diff(story.keeper, story.text)
+            console.diff(difference.places(story.keeper, story.text))
 
 
 @app.command()
@@ -138,6 +173,13 @@ def verify(run_: RunArg) -> None:
     if wrong:
         raise typer.Exit(1)
     print(f"{folder}: verified")
+
+
+@app.command()
+def report(run_: RunArg) -> None:
+    """Write the page of a run anew and tell where it is: `report.html` in its directory."""
+    for written in page.write(browse.run_folder(run_)):
+        print(written)
 
 
 @app.command()
@@ -181,7 +223,7 @@ def main() -> None:
         app(arguments, obj=debug)
     except (configs.ConfigError, browse.NotARun, corpus.NotACorpus, NoCluster) as error:
         _stop(str(error), 2, debug)
-    except runs.Locked as error:
+    except storage.Locked as error:
         _stop(str(error), 3, debug)
     except OSError as error:
         _stop(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 1, debug)

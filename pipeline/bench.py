@@ -6,6 +6,7 @@ without its recall: copies with known edits are planted into the corpus, their J
 plain Python, and what became of each is read from the ledger.
 """
 
+import gc
 import json
 import math
 import os
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -298,27 +300,70 @@ class _Silent:
     def end(self) -> None: ...
 
 
+FAMILIES: dict[str, list[Any]] = {
+    "text": ["extract", "language", "pii", "quality"],
+    "corpus": ["dedup", {"lines": {"max_documents": 1}}, {"tokens": {"train": {"vocab_size": 300}}}, "shards"],
+}
+"""Stages whose kernels are compiled in one process. No kernel is in two families, so that no file of the cache is
+written by two processes; each takes about as long as the other."""
+
+
+class NotCompiled(OSError):
+    """Kernels could not be compiled; the message says which and why."""
+
+
 def warm_once() -> None:
     """Compile the kernels here, unless that was done: or else every worker of the first run would do it for itself."""
     cache = os.environ.get("NUMBA_CACHE_DIR")  # set by the kernels when the configuration imported them
-    if cache and not Path(cache, "warm").exists():
+    if cache and not all(_flag(cache, family).exists() for family in FAMILIES):
         print("compiling kernels, once")
         warmup()
 
 
 def warmup() -> float:
-    """Compile and cache every kernel by running a small real corpus through all stages; returns the seconds it took."""
+    """Compile and cache every kernel, each family in a process of its own, as many at once as there are cores.
+
+    Returns the seconds it took. Raises `NotCompiled`.
+    """
     started = time.monotonic()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(min(cores, len(FAMILIES))) as threads:
+        list(threads.map(compile_apart, FAMILIES))
+    return time.monotonic() - started
+
+
+def _flag(cache: str, family: str) -> Path:
+    return Path(cache, f"warm-{family}")
+
+
+def compile_apart(family: str) -> None:
+    """Compile a family in a process of its own. Raises `NotCompiled`."""
+    command = [sys.executable, "-c", f"from pipeline import bench; bench.compile_family({family!r})"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise NotCompiled(f"the kernels of {_named(family)} did not compile: {why}")
+
+
+def _named(family: str) -> str:
+    return ", ".join(stage if isinstance(stage, str) else next(iter(stage)) for stage in FAMILIES[family])
+
+
+def compile_family(family: str) -> None:
+    """Compile the kernels of a family in this process, by running a small real corpus through its stages."""
+    gc.disable()  # a compiler makes many small objects that stay: looking for dead ones takes a sixth of the time
     with tempfile.TemporaryDirectory(prefix="gristmill-warmup-") as name:
         folder = Path(name)
         lines = [json.dumps({"text": text + str(i)}, ensure_ascii=False) for i in range(4) for text in WARMUP]
         (folder / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
-        stages_: list[Any] = [{"collect": {"paths": [str(folder / "in.jsonl")]}}, "extract", "language"]
-        stages_ += ["quality", "pii", "dedup", {"tokens": {"train": {"vocab_size": 300}}}, "shards"]
-        for quality in ([], ["quality"]):  # once with nothing dropped, so that every stage sees documents
-            chosen = [stage for stage in stages_ if stage != "quality" or quality]
-            recipe = configs.check({"name": f"warmup{len(quality)}", "stages": chosen}, "warmup")
-            run(plans.make(recipe), folder / recipe.name, Inline(), _Silent())
-    Path(os.environ["NUMBA_CACHE_DIR"]).mkdir(parents=True, exist_ok=True)
-    Path(os.environ["NUMBA_CACHE_DIR"], "warm").touch()
-    return time.monotonic() - started
+        (folder / "in.html").write_text(f"<html><body><p>{WARMUP[0]}</p></body></html>", encoding="utf-8")
+        paths = [str(folder / "in.jsonl"), str(folder / "in.html")]
+        recipe = configs.check(
+            {"name": "warmup", "stages": [{"collect": {"paths": paths}}, *FAMILIES[family]]}, "warmup"
+        )
+        told = run(plans.make(recipe), folder / "run", Inline(), _Silent())
+        if told["failed"]:
+            raise RuntimeError(told["failed"][0]["message"])
+    flag = _flag(os.environ["NUMBA_CACHE_DIR"], family)
+    flag.parent.mkdir(parents=True, exist_ok=True)
+    flag.touch()

@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline import corpus, ledger, storage
-from pipeline.plan import Plan
-from pipeline.schema import DOCUMENT
+from pipeline import corpus, increments, ledger, receipts, storage
 
 
 class NotARun(ValueError):
@@ -27,11 +25,16 @@ class Story(NamedTuple):
 
 
 def run_folder(name: str) -> Path:
-    """The run directory `name`, or runs/`name`. Raises `NotARun`."""
+    """The run directory `name`, or runs/`name`; that of an incremental run holds its increments. Raises `NotARun`."""
     for folder in (Path(name), Path("runs") / name):
-        if (folder / "config.yaml").is_file():
+        if (folder / "config.yaml").is_file() or increments.of(folder):
             return folder
     raise NotARun(f"{name}: no run directory (neither {name} nor runs/{name} has a config.yaml)")
+
+
+def members(folder: Path) -> list[Path]:
+    """The increments of an incremental run, in order; a run as it is."""
+    return [increment.folder for increment in increments.of(folder)] or [folder]
 
 
 def report(folder: Path) -> dict[str, Any]:
@@ -63,44 +66,67 @@ def holder(folder: Path) -> str | None:
         return (folder / ".lock").read_text(encoding="utf-8").strip()
 
 
-def progress(plan: Plan, folder: Path) -> list[dict[str, Any]]:
-    """Of each group: folder, stages, partitions at rest, columns added."""
-    rows, before = [], set(DOCUMENT) - {"text"}
-    for group in plan.groups:
-        home = folder / group.folder
-        done = 1 if (home / "sink.json").exists() else 0
-        if group.kind != "sink":
-            done = sum(1 for path in home.glob("part-*.json"))
-        rows.append({"folder": group.folder, "stages": group.names, "done": done,
-                     "total": 1 if group.kind == "sink" else len(plan.splits),
-                     "adds": [name for name in group.columns if name not in before]})  # fmt: skip
-        before |= set(group.columns)
+def outline(folder: Path) -> dict[str, Any] | None:
+    """What the run in `folder` consists of, as it wrote it down when it began."""
+    return storage.read_json(folder / receipts.OUTLINE)
+
+
+def progress(outline: dict[str, Any], folder: Path, *, inputs: bool) -> list[dict[str, Any]]:
+    """Of each group: folder, stages, partitions at rest, columns added. With `inputs`, changed files are noticed."""
+    found = receipts.progress(outline, folder, inputs=inputs)
+    return [{**group, "read": one.read, "done": one.done, "total": one.total}
+            for group, one in zip(outline["groups"], found)]  # fmt: skip
+
+
+def increment_rows(folder: Path) -> list[dict[str, Any]]:
+    """Of each increment: number, state, files and bytes taken in, documents in and out, tokens."""
+    rows = []
+    for number, home in increments.of(folder):
+        files, found = (
+            increments.Increment(number, home).inputs()["files"],
+            storage.read_json(home / "report.json") or {},
+        )
+        rows.append({"increment": home.name,
+                     "state": "done" if number <= increments.finished(folder) else state(home).split(";")[0],
+                     "files": len(files), "MB": round(sum(file["size"] for file in files) / 1e6, 1),
+                     "documents in": found.get("documents_in"), "out": found.get("documents_out"),
+                     "tokens": found.get("corpus", {}).get("tokens")})  # fmt: skip
     return rows
 
 
 def documents(folder: Path, stage: str | None, rejected: str | None, count: int) -> list[dict[str, Any]]:
     """Some documents of a run: rejected ones for a reason and/or by a stage, else survivors. Raises `NotARun`."""
-    groups = report(folder)["groups"]
-    if stage is not None and not any(stage in group["stages"] for group in groups):
-        raise NotARun(f"there is no stage '{stage}' in this run (there are: {', '.join(_stages(groups))})")
-    chosen = [group for group in groups if stage is None or stage in group["stages"]]
-    if rejected is not None:
-        paths = [path for group in chosen for path in sorted((folder / group["folder"]).glob("rejected/*.parquet"))]
-        found = list(ledger.sample(paths, rejected, count))
-        if not found:
-            reasons = ", ".join(name for part in report(folder)["funnel"] for name in part["reasons"]) or "none"
-            raise NotARun(f"no document was dropped for '{rejected}' (reasons: {reasons})")
-        return found
-    for group in reversed(chosen):
-        paths = sorted((folder / group["folder"]).glob("part-*.parquet"))
-        if paths and "text" in pq.read_schema(paths[0]).names:
-            return list(ledger.sample(paths, None, count))
-    before = [group for group in groups if groups.index(group) < groups.index(chosen[0])]
-    return documents(folder, before[-1]["stages"][-1], None, count) if before else []
+    reports = [(home, found) for home in members(folder) if (found := storage.read_json(home / "report.json"))]
+    if not reports:
+        raise NotARun(f"{folder}: no report yet; the run has not come to an end")
+    stages = list(dict.fromkeys(name for _, found in reports for group in found["groups"] for name in group["stages"]))
+    if stage is not None and stage not in stages:
+        raise NotARun(f"there is no stage '{stage}' in this run (there are: {', '.join(stages)})")
+    if rejected is None:
+        return list(ledger.sample([path for home, found in reports for path in kept(home, found, stage)], None, count))
+    paths = [
+        path
+        for home, found in reports
+        for group in found["groups"]
+        if stage is None or stage in group["stages"]
+        for path in receipts.rejects(home / group["folder"], receipts.of_group(home, group, found["partitions"]))
+    ]
+    rows = list(ledger.sample(paths, rejected, count))
+    if not rows:
+        known = dict.fromkeys(name for _, found in reports for part in found["funnel"] for name in part["reasons"])
+        raise NotARun(f"no document was dropped for '{rejected}' (reasons: {', '.join(known) or 'none'})")
+    return rows
 
 
-def _stages(groups: list[dict[str, Any]]) -> list[str]:
-    return [name for group in groups for name in group["stages"]]
+def kept(home: Path, found: dict[str, Any], stage: str | None = None) -> list[Path]:
+    """The surviving documents as they left the group of `stage`, or the last group that left them with their text."""
+    groups = found["groups"]
+    last = max((place for place, group in enumerate(groups) if stage is None or stage in group["stages"]), default=-1)
+    for group in reversed(groups[: last + 1]):
+        said = receipts.of_group(home, group, found["partitions"])
+        if paths := receipts.survivors(home / group["folder"], said):
+            return paths
+    return []
 
 
 def figures(row: dict[str, Any]) -> dict[str, Any]:
@@ -109,20 +135,19 @@ def figures(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def stories(folder: Path, wanted: str) -> list[Story]:
-    """The story of every record that goes by `wanted`. Raises `NotARun` when there is none."""
-    if not ledger.rows(folder):
+    """The story of every record that goes by `wanted`, in any increment. Raises `NotARun` when there is none."""
+    homes = [home for home in members(folder) if ledger.rows(home)]
+    if not homes:
         raise NotARun(f"{folder}: no ledger yet; it is written when the run is done")
-    found = ledger.find(folder, wanted)
+    found = [(home, row) for home in homes for row in ledger.find(home, wanted)]
     if not found:
         raise NotARun(f"no document '{wanted}' in {folder} (asked by id, url and own identifier)")
-    homes = [folder / group["folder"] for group in report(folder)["groups"]]
-    return [_story(folder, homes, row) for row in found]
+    return [_story(homes, home, row) for home, row in found]
 
 
-def _story(folder: Path, homes: list[Path], row: dict[str, Any]) -> Story:
-    place = ledger.document(homes, row["id"])
-    full = place[1] if place else row
-    lines = [f"came from {row['source']} at {row['offset']}"]
+def _story(homes: list[Path], home: Path, row: dict[str, Any]) -> Story:
+    full = ledger.document(_files(home), row["id"]) or row
+    lines = [f"came from {row['source']} at {row['offset']}{_where(homes, home)}"]
     if row["stage"] is not None:
         lines.append(f"left at {row['stage']}: {row['reason']}{_judged(row)}")
     elif row["shard"] is not None:
@@ -130,14 +155,40 @@ def _story(folder: Path, homes: list[Path], row: dict[str, Any]) -> Story:
                      f"{row['token_offset'] + row['n_tokens']}")  # fmt: skip
     else:
         lines.append("was kept to the end")
-    others = ledger.dropped_for(folder, row["id"])
-    lines += [f"stands for {other['id']} {other['url'] or ''} ({other['reason']}{_judged(other)})" for other in others]
+    lines += [
+        f"stands for {other['id']} {other['url'] or ''} ({other['reason']}{_judged(other)}){_where(homes, one)}"
+        for one in homes
+        for other in ledger.dropped_for(one, row["id"])
+        if (one, other["id"]) != (home, row["id"])
+    ]
     keeper = None
     if row["duplicate_of"]:
-        kept = ledger.document(homes, row["duplicate_of"])
-        keeper = kept[1]["text"] if kept else None
-        lines.append(f"is a duplicate of {row['duplicate_of']} {(kept[1].get('url') or '') if kept else ''}")
+        keeper, line = _kept(homes, home, row)
+        lines.append(line)
     return Story(full, full.get("text") or "", lines, keeper)
+
+
+def _kept(homes: list[Path], home: Path, row: dict[str, Any]) -> tuple[str | None, str]:
+    """The text of the document that `row` is a duplicate of, and a line on it: of its own increment or an older one."""
+    for place in reversed(homes[: homes.index(home) + 1]):
+        entries = [one for one in ledger.find(place, row["duplicate_of"]) if one["stage"] is None]
+        if entries and (other := ledger.document(_files(place), row["duplicate_of"])):
+            return other["text"], f"is a duplicate of {other['id']} {other.get('url') or ''}{_where(homes, place)}"
+    return None, f"is a duplicate of {row['duplicate_of']}, which is not in this run"
+
+
+def _where(homes: list[Path], home: Path) -> str:
+    return f", increment {home.name}" if len(homes) > 1 else ""
+
+
+def _files(home: Path) -> list[Path]:
+    """Every file with whole documents of a run, the latest group first, the dropped before those that stayed."""
+    found = report(home)
+    paths = []
+    for group in reversed(found["groups"]):
+        said = receipts.of_group(home, group, found["partitions"])
+        paths += receipts.rejects(home / group["folder"], said) + receipts.survivors(home / group["folder"], said)
+    return paths
 
 
 def _judged(row: dict[str, Any]) -> str:
@@ -149,7 +200,42 @@ def _judged(row: dict[str, Any]) -> str:
 
 
 def verify(folder: Path) -> tuple[list[str], list[str]]:
-    """What is wrong with a run, and what was checked, in sentences."""
+    """What is wrong with a run, and what was checked, in sentences; of increments each one, and the whole chain."""
+    homes, last = members(folder), increments.finished(folder)
+    if homes == [folder]:
+        wrong, said = _verify(folder)
+        return (wrong, said) if wrong else _verify_corpus(folder, said)
+    wrong, said = [], []
+    for number, home in increments.of(folder):
+        if number > last:
+            wrong.append(f"{home} is not finished; the same command continues")
+            continue
+        broken, checked = _verify(home)
+        wrong += [f"{home.name}: {line}" for line in broken]
+        said += [f"{home.name}: {line}" for line in checked]
+    if wrong or not last:
+        return wrong, said
+    wrong, said = _verify_corpus(folder, said)
+    linked = len(corpus.open(folder).parts)
+    if linked < last:
+        wrong.append(f"{folder}: {last} increments, but only {linked} corpora are linked to each other")
+    return wrong, said
+
+
+def _verify_corpus(folder: Path, said: list[str]) -> tuple[list[str], list[str]]:
+    """What is wrong with the corpus that a run made, if it made one, and with its parents."""
+    if not increments.of(folder) and not report(folder)["corpus"]:
+        return [], said
+    try:
+        made = corpus.open(folder)
+    except corpus.NotACorpus as error:
+        return [str(error)], said
+    told = f"{len(made):,} documents, {made.n_tokens:,} tokens in {len(made.shards)} shards"
+    return corpus.verify(made), [*said, told]
+
+
+def _verify(folder: Path) -> tuple[list[str], list[str]]:
+    """What is wrong with the files and the ledger of one run directory."""
     found = report(folder)
     wrong = list(found["imbalances"])
     said: list[str] = []
@@ -168,10 +254,6 @@ def verify(folder: Path) -> tuple[list[str], list[str]]:
     if repeated:
         wrong.append(f"{repeated} ids stand in the ledger more than once")
     said.append(f"{entered:,} ledger rows, each id once")
-    if found["corpus"]:
-        made = corpus.open(folder)
-        wrong += corpus.verify(made)
-        said.append(f"{len(made):,} documents, {made.manifest['tokens']:,} tokens in {len(made.shards)} shards")
     return wrong, said
 
 

@@ -44,6 +44,10 @@ class Settings(BaseModel):
     workers: int | None = Field(
         None, ge=0, description="0: in this process; N: Ray with N workers; omitted: as many as there are cores."
     )
+    incremental: bool = Field(
+        False,
+        description="Take in only files not taken in before, as an increment of their own: what a scheduler starts.",
+    )
     stages: list[Any] = Field(min_length=1, description="The stages in the order they work, one mapping each.")
 
 
@@ -53,6 +57,7 @@ class Config(NamedTuple):
     name: str
     workers: int | None
     steps: tuple[NamedStep, ...]
+    incremental: bool = False
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Config:
@@ -99,7 +104,16 @@ def check(raw: Any, where: str) -> Config:
     steps = [_step(entry, f"stages[{i}]", where, raw, mistakes) for i, entry in enumerate(settings.stages)]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
-    return Config(settings.name, settings.workers, tuple(step for step in steps if step))
+    return Config(settings.name, settings.workers, tuple(step for step in steps if step), settings.incremental)
+
+
+def changed(named: NamedStep, **fields: Any) -> NamedStep:
+    """A stage with some settings replaced, checked like those of a file. Raises `ConfigError`."""
+    kind = type(named.step)
+    try:
+        return NamedStep(named.name, kind.model_validate({**named.step.model_dump(), **fields}))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(error, named.name, "", kind, fields))) from None
 
 
 def _step(entry: Any, place: str, where: str, raw: Any, mistakes: list[str]) -> NamedStep | None:
@@ -165,6 +179,8 @@ def dump(config: Config) -> str:
     data: dict[str, Any] = {"name": config.name}
     if config.workers is not None:
         data["workers"] = config.workers
+    if config.incremental:
+        data["incremental"] = True
     stream = io.StringIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False

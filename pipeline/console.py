@@ -1,6 +1,5 @@
 """What a person sees: progress, the funnel, documents. The only file that knows rich."""
 
-import difflib
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -113,14 +113,38 @@ def funnel(report: dict[str, Any]) -> None:
     out.print(table)
 
 
-def groups(rows: list[dict[str, Any]]) -> None:
-    """The groups of a plan: folder, stages, what is done, the columns each adds."""
+def alarms(found: list[dict[str, Any]]) -> None:
+    """Sources or domains that lost more than they should, where nobody can overlook them."""
+    for alarm in found:
+        err.print(
+            f"[bold white on red] ALARM [/bold white on red] {alarm['stage']}: {alarm['kind']} "
+            f"[bold]{escape(str(alarm['name']))}[/bold] lost {alarm['share']:.0%} of its documents "
+            f"({alarm['in']:,} in, {alarm['out']:,} out)",
+            soft_wrap=True,
+        )
+
+
+def increments(rows: list[dict[str, Any]]) -> None:
+    """The increments of a run, a line each."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("folder", "stages", "partitions at rest", "adds columns"):
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name in ("increment", "state") else "right")
+    for row in rows:
+        table.add_row(*("-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+                        for value in row.values()))  # fmt: skip
+    out.print(table)
+
+
+def groups(rows: list[dict[str, Any]], *, columns: bool) -> None:
+    """The groups of a plan: folder, stages, what is done, and if asked the columns each adds."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("folder", "stages", "partitions at rest", *(("adds columns",) if columns else ())):
         table.add_column(name, overflow="fold")
     for row in rows:
-        done = f"{row['done']} of {row['total']}" if row["total"] is not None else str(row["done"])
-        table.add_row(row["folder"], " > ".join(row["stages"]), done, ", ".join(row["adds"]))
+        done = f"{row['done']} of {row['total']}"
+        if row["done"] < row["read"]:
+            done += f" ({row['read']} read)"
+        table.add_row(row["folder"], " > ".join(row["stages"]), done, *([", ".join(row["adds"])] if columns else []))
     out.print(table)
 
 
@@ -153,13 +177,15 @@ def document(row: dict[str, Any], text: str, facts: dict[str, Any], width: int =
     out.print(Panel(f"[dim]{escape(lines)}[/dim]\n\n{escape(shown)}", title=escape(title), title_align="left"))
 
 
-def diff(kept: str, dropped: str, limit: int = 40) -> None:
-    """What a dropped text has otherwise than the kept one, by lines."""
-    lines = difflib.unified_diff(kept.splitlines(), dropped.splitlines(), "kept", "dropped", lineterm="", n=0)
-    shown = [line[:200] for _, line in zip(range(limit), lines)]
-    for line in shown or ["(the texts are equal)"]:
-        style = "green" if line.startswith("+") else "red" if line.startswith("-") else "dim"
-        out.print(f"  [{style}]{escape(line)}[/{style}]")
+def diff(places: list[list[tuple[str, str]]]) -> None:
+    """Where a dropped text differs from the kept one: [-only in the kept one-], {+only in the dropped one+}."""
+    signs = {"": ("", "", "dim"), "-": ("[-", "-]", "red"), "+": ("{+", "+}", "green")}
+    for place in places:
+        line = Text("  ")
+        for sign, words in place:
+            left, right, style = signs[sign]
+            line.append(f"{left}{words}{right}", style)
+        out.print(line)
 
 
 def _figure(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The finished corpus on disk: write a shard, open a corpus, verify it.
+"""The finished corpus on disk: write a shard, open a corpus or a chain of them, verify it.
 
     part-00000.bin   token ids of the training documents one after the other, little-endian, each document ended by EOS
     part-00000.idx   Megatron-LM's index of the same shard (its `IndexedDataset` reads the pair as it is)
@@ -9,11 +9,19 @@
 
 `np.memmap(path, dtype)` reads a `.bin` as nanoGPT does. With `format: parquet` a shard is one `.parquet` file with a
 list column `input_ids` instead.
+
+A corpus that grows is a chain: a manifest with `parent` (a folder, relative to its own) and `parent_sha256` (of the
+manifest there) holds only what is new, and opens as one corpus with all before it, the oldest first. Since it names
+its parent's checksum, the checksum of the newest manifest stands for the whole chain. A folder with a file `LATEST`,
+one line that names the newest corpus relative to it, opens as that corpus.
 """
 
 import functools
 import struct
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +34,15 @@ from tokenizers import Tokenizer
 from pipeline import storage
 
 MANIFEST = "manifest.json"
+LATEST = "LATEST"
 _MAGIC = b"MMIDIDX\x00\x00"
 _MEGATRON_CODE = {"uint16": 8, "uint32": 4}  # Megatron has no uint32: int32 is the same bytes below 2**31
 
 
 _TOGETHER = 1000  # documents written at once
+
+_ALIKE = ("tokenizer", "dtype", "vocab_size", "eos_id", "eos_token", "format")
+"""What the corpora of a chain must have in common; of the tokenizer, its sha256."""
 
 
 class NotACorpus(ValueError):
@@ -42,13 +54,15 @@ def dtype_for(vocab_size: int) -> str:
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
-def write_bin(path: Path, documents: list[np.ndarray], dtype: str) -> int:
+def write_bin(path: Path, documents: Iterable[np.ndarray], dtype: str) -> int:
     """Write the ids of `documents` one after the other; returns how many ids that is."""
-    little = np.dtype(dtype).newbyteorder("<")
+    little, count, documents = np.dtype(dtype).newbyteorder("<"), 0, iter(documents)
     with storage.atomic(path) as beside, beside.open("wb") as handle:
-        for start in range(0, len(documents), _TOGETHER):  # a shard is not copied whole
-            handle.write(np.concatenate(documents[start : start + _TOGETHER]).astype(little, copy=False).data)
-    return sum(map(len, documents))
+        while block := list(islice(documents, _TOGETHER)):  # a shard is never in memory whole
+            ids = np.concatenate(block).astype(little, copy=False)
+            handle.write(ids.data)
+            count += len(ids)
+    return count
 
 
 def write_idx(path: Path, lengths: np.ndarray, dtype: str) -> None:
@@ -76,34 +90,67 @@ def read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return lengths, whole[34 + 4 * count : 34 + 12 * count].view("<i8")
 
 
+class Part(NamedTuple):
+    """One corpus of a chain."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+
 class Shard(NamedTuple):
     """One shard of an opened corpus."""
 
-    name: str
+    name: str  # numbered through over the chain
     split: str  # train or val
     documents: int
     tokens: int
     first: int  # of its documents in the corpus
+    path: Path  # of its files, without suffix
 
 
 class Corpus:
-    """A finished corpus, opened for reading; nothing is loaded before it is asked for."""
+    """A finished corpus, opened for reading with all its parents; nothing is loaded before it is asked for.
 
-    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+    `folder` and `manifest` are those of the newest, `parts` all of them, the oldest first.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], parents: Sequence[Part] = ()) -> None:
         self.folder, self.manifest = folder, manifest
+        self.parts = [*parents, Part(folder, manifest)]
         self.dtype = np.dtype(manifest["dtype"])
         self.shards: list[Shard] = []
-        for entry in manifest["shards"]:
-            first = self.shards[-1].first + self.shards[-1].documents if self.shards else 0
-            self.shards.append(Shard(entry["name"], entry["split"], entry["documents"], entry["tokens"], first))
+        first, numbers = 0, Counter[str]()
+        for home, listed in self.parts:
+            for entry in listed["shards"]:
+                prefix = entry["name"].rsplit("-", 1)[0]
+                name = f"{prefix}-{numbers[prefix]:05d}"
+                here = Shard(name, entry["split"], entry["documents"], entry["tokens"], first, home / entry["name"])
+                self.shards.append(here)
+                numbers[prefix] += 1
+                first += here.documents
 
     def __len__(self) -> int:
-        return self.manifest["documents"]
+        return sum(part.manifest["documents"] for part in self.parts)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all shards."""
+        return sum(shard.tokens for shard in self.shards)
 
     @functools.cached_property
     def docs(self) -> pa.Table:
-        """`docs.parquet`: row i is document i."""
-        return pq.read_table(self.folder / "docs.parquet")
+        """`docs.parquet`: row i is document i. Of a chain all rows, `shard` by the names that `shards` has."""
+        if len(self.parts) == 1:
+            return pq.read_table(self.folder / "docs.parquet")
+        tables = []
+        for part in self.parts:
+            table = pq.read_table(part.folder / "docs.parquet")
+            names = {shard.path.name: shard.name for shard in self.shards if shard.path.parent == part.folder}
+            tables.append(_renamed(table, names))
+        try:
+            return pa.concat_tables(tables, promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise NotACorpus(f"{self.folder}: its docs.parquet and its parents' have other columns: {error}") from None
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -112,17 +159,23 @@ class Corpus:
     def shard_tokens(self, shard: Shard) -> np.ndarray:
         """All token ids of a shard, one after the other; mapped, not read, where the format allows."""
         if self.manifest["format"] == "memmap":
-            path = self.folder / f"{shard.name}.bin"
+            path = with_suffix(shard.path, ".bin")
             return np.memmap(path, self.dtype, "r") if shard.tokens else np.zeros(0, self.dtype)
-        ids = pq.read_table(self.folder / f"{shard.name}.parquet", columns=["input_ids"])["input_ids"]
+        ids = pq.read_table(with_suffix(shard.path, ".parquet"), columns=["input_ids"])["input_ids"]
         return pc.list_flatten(ids).to_numpy().astype(self.dtype)
+
+    def lengths(self, shard: Shard) -> np.ndarray:
+        """Tokens of each document of a shard, EOS included (int64)."""
+        if self.manifest["format"] == "memmap":
+            return read_idx(with_suffix(shard.path, ".idx"))[0].astype(np.int64)
+        return self.docs["n_tokens"].slice(shard.first, shard.documents).to_numpy().astype(np.int64)
 
     def tokens(self, index: int) -> np.ndarray:
         """The ids of document `index`, EOS last. Raises `IndexError` beyond the corpus."""
         if not 0 <= index < len(self):
             raise IndexError(f"document {index} of {len(self)}")
-        row = self.docs.slice(index, 1).select(["shard", "offset", "n_tokens"]).to_pylist()[0]
-        shard = next(shard for shard in self.shards if shard.name == row["shard"])
+        row = self.docs.slice(index, 1).select(["offset", "n_tokens"]).to_pylist()[0]
+        shard = self.shards[bisect_right([shard.first for shard in self.shards], index) - 1]
         return np.asarray(self.shard_tokens(shard)[row["offset"] : row["offset"] + row["n_tokens"]])
 
     def text(self, index: int) -> str:
@@ -137,22 +190,77 @@ class Corpus:
                 yield row, tokens[row["offset"] : row["offset"] + row["n_tokens"]]
 
 
+def with_suffix(path: Path, suffix: str) -> Path:
+    """`path` with a suffix put on, whatever dots its name has."""
+    return path.with_name(path.name + suffix)
+
+
+def _renamed(docs: pa.Table, names: dict[str, str]) -> pa.Table:
+    """`docs` with the shards of one corpus called by their names in the chain."""
+    coded = docs["shard"].cast(pa.large_string()).combine_chunks().dictionary_encode()
+    known = pa.array([names.get(name, name) for name in coded.dictionary.to_pylist()], pa.string())
+    return docs.set_column(docs.column_names.index("shard"), "shard", known.take(coded.indices))
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest corpus of a folder that names it in `LATEST`; None where there is no such file."""
+    try:
+        return folder / (folder / LATEST).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+
+
 def open(path: str | Path) -> Corpus:  # noqa: A001 - read as corpus.open(path)
-    """Open a corpus: its own folder, or the run directory that made it. Raises `NotACorpus`."""
-    folder = Path(path)
+    """Open a corpus with its parents: its own folder, the run directory that made it, or a folder with `LATEST`.
+
+    Raises `NotACorpus`, also where a parent is missing, changed since, or of another vocabulary.
+    """
+    folder = latest(Path(path)) or Path(path)
     report = storage.read_json(folder / "report.json")
     if report and not (folder / MANIFEST).exists():
         folder = folder / report["groups"][-1]["folder"]
     manifest = storage.read_json(folder / MANIFEST)
     if manifest is None:
         raise NotACorpus(f"{path}: no {MANIFEST} there; is the run finished, and does it end in 'shards'?")
-    return Corpus(folder, manifest)
+    return Corpus(folder, manifest, _parents(folder, manifest))
+
+
+def _parents(folder: Path, manifest: dict[str, Any]) -> list[Part]:
+    """All that a corpus goes on from, the oldest first. Raises `NotACorpus`."""
+    chain = [Part(folder, manifest)]
+    while (parent := chain[0].manifest.get("parent")) is not None:
+        child = chain[0]
+        home = (child.folder / parent).resolve()
+        if home in {part.folder.resolve() for part in chain}:
+            raise NotACorpus(f"{child.folder}: its parents go round in a circle, back to {home}")
+        found = storage.read_json(home / MANIFEST)
+        if found is None:
+            raise NotACorpus(f"{child.folder}: its parent {home} has no {MANIFEST}; a corpus that grew needs all of it")
+        if storage.sha256(home / MANIFEST) != child.manifest.get("parent_sha256"):
+            raise NotACorpus(f"{child.folder}: the manifest of its parent {home} is not the one it was made for")
+        for name in _ALIKE:
+            if (here := _told(child.manifest, name)) != (there := _told(found, name)):
+                raise NotACorpus(f"{child.folder}: its {name} is {here}, its parent {home} has {there}; "
+                                 "a chain is read as one corpus and must have one vocabulary")  # fmt: skip
+        chain.insert(0, Part(home, found))
+    return chain[:-1]
+
+
+def _told(manifest: dict[str, Any], name: str) -> Any:
+    return manifest["tokenizer"]["sha256"] if name == "tokenizer" else manifest.get(name)
 
 
 def verify(corpus: Corpus) -> list[str]:
-    """What is wrong with a corpus, a sentence each: checksums, counts, ids beyond the vocabulary, missing EOS."""
-    files = {name: facts["sha256"] for name, facts in corpus.manifest["files"].items()}
-    wrong = [message for name, expected in files.items() if (message := _check_file(corpus.folder / name, expected))]
+    """What is wrong with a corpus or any of its parents, a sentence each.
+
+    Checksums, counts, ids beyond the vocabulary, missing EOS.
+    """
+    wrong = [
+        message
+        for part in corpus.parts
+        for name, facts in part.manifest["files"].items()
+        if (message := _check_file(part.folder / name, facts["sha256"]))
+    ]
     if wrong:
         return wrong
     for shard in corpus.shards:
@@ -173,17 +281,15 @@ def _check_shard(corpus: Corpus, shard: Shard) -> list[str]:
     lengths, offsets = rows["n_tokens"].to_numpy(), rows["offset"].to_numpy()
     wrong = []
     if len(tokens) != shard.tokens or lengths.sum() != shard.tokens:
-        wrong.append(f"{shard.name}: {len(tokens)} tokens, {lengths.sum()} by docs.parquet, {shard.tokens} by manifest")
+        wrong.append(f"{shard.path}: {len(tokens)} tokens, {lengths.sum()} by docs.parquet, {shard.tokens} by manifest")
         return wrong
     if not np.array_equal(offsets, np.cumsum(lengths) - lengths):
-        wrong.append(f"{shard.name}: the offsets of docs.parquet are not those of the lengths")
+        wrong.append(f"{shard.path}: the offsets of docs.parquet are not those of the lengths")
     if len(tokens) and (top := int(tokens.max())) >= corpus.manifest["vocab_size"]:
-        wrong.append(f"{shard.name}: token id {top} in a vocabulary of {corpus.manifest['vocab_size']}")
+        wrong.append(f"{shard.path}: token id {top} in a vocabulary of {corpus.manifest['vocab_size']}")
     missing = int((tokens[offsets + lengths - 1] != corpus.manifest["eos_id"]).sum()) if len(rows) else 0
     if missing:
-        wrong.append(f"{shard.name}: {missing} documents do not end in EOS")
-    if corpus.manifest["format"] == "memmap" and not np.array_equal(
-        read_idx(corpus.folder / f"{shard.name}.idx")[0], lengths
-    ):
-        wrong.append(f"{shard.name}: its .idx disagrees with docs.parquet")
+        wrong.append(f"{shard.path}: {missing} documents do not end in EOS")
+    if not np.array_equal(corpus.lengths(shard), lengths):
+        wrong.append(f"{shard.path}: its .idx disagrees with docs.parquet")
     return wrong

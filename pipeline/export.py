@@ -80,25 +80,21 @@ def export(opened: Corpus, layout: Layout, folder: Path, length: int = 1024) -> 
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _lengths(opened: Corpus, shard: Shard) -> np.ndarray:
-    """Tokens of each document of a shard (int64)."""
-    return opened.docs["n_tokens"].slice(shard.first, shard.documents).to_numpy().astype(np.int64)
-
-
 def _payload(opened: Corpus, shard: Shard, path: Path) -> None:
     """The ids of a shard under another name: the same file where links go, a copy otherwise."""
     if opened.manifest["format"] != "memmap":
         opened.shard_tokens(shard).tofile(path)
         return
+    payload = corpus.with_suffix(shard.path, ".bin")
     try:
-        os.link(opened.folder / f"{shard.name}.bin", path)
+        os.link(payload, path)
     except OSError:
-        shutil.copyfile(opened.folder / f"{shard.name}.bin", path)
+        shutil.copyfile(payload, path)
 
 
 def _megatron(opened: Corpus, shard: Shard, folder: Path) -> None:
     _payload(opened, shard, folder / f"{shard.name}.bin")
-    corpus.write_idx(folder / f"{shard.name}.idx", _lengths(opened, shard), opened.dtype.name)
+    corpus.write_idx(folder / f"{shard.name}.idx", opened.lengths(shard), opened.dtype.name)
 
 
 def _nanogpt(opened: Corpus, shards: list[Shard], path: Path) -> None:
@@ -127,7 +123,7 @@ def _llmc(opened: Corpus, shard: Shard, folder: Path) -> None:
 def _datatrove(opened: Corpus, shard: Shard, folder: Path) -> None:
     tokens, name = shard.tokens, folder / f"{shard.name}.ds"
     _payload(opened, shard, name)
-    np.cumsum(_lengths(opened, shard)).astype("<u8").tofile(name.with_name(f"{name.name}.index"))
+    np.cumsum(opened.lengths(shard)).astype("<u8").tofile(name.with_name(f"{name.name}.index"))
     facts = f"tokenizer.json|{opened.dtype.itemsize}\n{tokens}\n{_metric(tokens)}"
     name.with_name(f"{name.name}.metadata").write_text(facts, encoding="utf-8")
 
@@ -142,9 +138,9 @@ def _metric(count: int) -> str:
 
 def _olmo(opened: Corpus, shard: Shard, folder: Path) -> None:
     _payload(opened, shard, folder / f"{shard.name}.npy")
-    ends = np.cumsum(_lengths(opened, shard))
+    ends = np.cumsum(opened.lengths(shard))
     rows = opened.docs.slice(shard.first, shard.documents)
-    lines = zip(ends - _lengths(opened, shard), ends, rows["id"].to_pylist(), rows["source"].to_pylist())
+    lines = zip(ends - opened.lengths(shard), ends, rows["id"].to_pylist(), rows["source"].to_pylist())
     text = io.StringIO()
     for number, (start, end, id_, source) in enumerate(lines):
         text.write(f"{start},{end},{_quoted(id_)},{_quoted(source)},{number}\n")
@@ -185,7 +181,7 @@ def _litdata(opened: Corpus, shards: list[Shard], folder: Path) -> None:
     folder.mkdir()
     chunks: list[dict[str, Any]] = []
     for number, shard in enumerate(shards):
-        tokens, lengths = opened.shard_tokens(shard), _lengths(opened, shard)
+        tokens, lengths = opened.shard_tokens(shard), opened.lengths(shard)
         head = 4 + 4 * (len(lengths) + 1)
         offsets = head + np.concatenate([[0], np.cumsum(lengths)]) * opened.dtype.itemsize
         if offsets[-1] >= 1 << 32:
@@ -205,7 +201,7 @@ def _litdata(opened: Corpus, shards: list[Shard], folder: Path) -> None:
 
 
 def _parquet(opened: Corpus, shard: Shard, folder: Path) -> None:
-    offsets = np.concatenate([[0], np.cumsum(_lengths(opened, shard))])
+    offsets = np.concatenate([[0], np.cumsum(opened.lengths(shard))])
     ids = pa.LargeListArray.from_arrays(offsets, np.asarray(opened.shard_tokens(shard)))
     docs = opened.docs["id"].slice(shard.first, shard.documents)
     storage.write_table(folder / f"{shard.name}.parquet", pa.table({"doc_id": docs, "input_ids": ids}))

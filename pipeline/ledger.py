@@ -15,7 +15,6 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.plan import Plan
 
 VERSION = 1
 
@@ -53,39 +52,26 @@ class LedgerTask(NamedTuple):
         return [state.st_size, state.st_mtime_ns]
 
 
-def tasks(plan: Plan, folder: Path) -> list[LedgerTask]:
-    """The files that together hold every record once."""
-    found = []
-    for group in plan.groups:
-        for path in sorted((folder / group.folder / "rejected").glob("*.parquet")):
-            found.append(LedgerTask(f"{group.folder}/{path.name}", path, _FROM_REJECTS))
-    for path, renamed in kept(plan, folder):
-        found.append(LedgerTask(str(path.relative_to(folder)), path, renamed))
-    return found
-
-
-def kept(plan: Plan, folder: Path) -> list[tuple[Path, dict[str, str]]]:
-    """The files of the documents that stayed, with how their columns are named in the ledger."""
-    last = folder / plan.groups[-1].folder
-    if plan.groups[-1].kind == "sink":
-        return [(last / "docs.parquet", _FROM_CORPUS)]
-    return [(path, {}) for path in sorted(last.glob("part-*.parquet"))]
+def tasks(folder: Path, rejects: list[Path], kept: list[Path]) -> list[LedgerTask]:
+    """The files that together hold every record once, each a part of the ledger."""
+    finished = [_FROM_CORPUS if path.name == "docs.parquet" else {} for path in kept]
+    return [
+        *(LedgerTask(str(path.relative_to(folder)), path, _FROM_REJECTS) for path in rejects),
+        *(LedgerTask(str(path.relative_to(folder)), path, renamed) for path, renamed in zip(kept, finished)),
+    ]
 
 
 def write_part(task: LedgerTask, out: Path) -> dict[str, Any]:
-    """Project one file to the ledger's columns; returns the number of rows."""
+    """Project one file to the ledger's columns, those it lacks null; returns the number of rows."""
     schema, rows = pa.schema(list(LEDGER.items())), 0
     with storage.atomic(out.with_name(f"{out.name}.parquet")) as beside, pq.ParquetFile(task.path) as file:
-        here = set(file.schema_arrow.names)
-        wanted = {name: task.renamed.get(name, name) for name in LEDGER}
-        if task.renamed is not _FROM_CORPUS and "shard" not in here:
-            wanted = {name: column for name, column in wanted.items() if column in here}
-        wanted = {name: column for name, column in wanted.items() if column in here}
+        names = {name: task.renamed.get(name, name) for name in LEDGER}
+        there = [names[name] for name in LEDGER if names[name] in file.schema_arrow.names]
         with pq.ParquetWriter(beside, schema, **storage.PARQUET) as writer:
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=sorted(set(wanted.values())), use_threads=False)
+                table = file.read_row_group(group, columns=list(dict.fromkeys(there)), use_threads=False)
                 columns = [
-                    table[wanted[name]].cast(kind) if name in wanted else pa.nulls(len(table), kind)
+                    table[names[name]].cast(kind) if names[name] in there else pa.nulls(len(table), kind)
                     for name, kind in LEDGER.items()
                 ]
                 writer.write_table(pa.table(columns, schema=schema))
@@ -101,13 +87,12 @@ def find(folder: Path, wanted: str) -> list[dict[str, Any]]:
     return _dataset(folder).to_table(filter=same).to_pylist()
 
 
-def document(group_folders: list[Path], id_: str) -> tuple[Path, dict[str, Any]] | None:
-    """The document's last full row (text and every figure) and the file it is in, the latest group first."""
-    for folder in reversed(group_folders):
-        for path in (*sorted(folder.glob("rejected/*.parquet")), *sorted(folder.glob("part-*.parquet"))):
-            rows = pq.read_table(path, filters=ds.field("id") == id_).to_pylist()
-            if rows:
-                return path, rows[0]
+def document(paths: list[Path], id_: str) -> dict[str, Any] | None:
+    """The document's full row (text and every figure) from the first of the files that has it."""
+    for path in paths:
+        rows = pq.read_table(path, filters=ds.field("id") == id_).to_pylist()
+        if rows:
+            return rows[0]
     return None
 
 

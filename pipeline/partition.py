@@ -5,8 +5,6 @@ receipt is written last and says what went in, what came out, why the rest did n
 task run twice writes the same bytes to the same names.
 """
 
-import ctypes
-import functools
 import os
 import resource
 import sys
@@ -151,7 +149,6 @@ class _Clock:
     """What a task costs, from here on."""
 
     def __init__(self) -> None:
-        _return_large_blocks()
         pa.default_memory_pool().release_unused()  # what the task before left behind; this one has its own use for it
         self._wall, self._cpu = time.monotonic(), time.process_time()
 
@@ -161,17 +158,6 @@ class _Clock:
             "cpu_seconds": round(time.process_time() - self._cpu, 3),
             "peak_rss_mb": _peak_rss_mb(),
         }
-
-
-@functools.cache
-def _return_large_blocks() -> None:
-    """Have glibc give every freed block of 2 MB and more back to the system at once.
-
-    Left alone it raises that threshold as it goes, up to 32 MB, and the arrays of one batch leave holes that those of
-    the next do not fit: a hundred MB of a worker, for which the new pages cost 2 % of its time (measured).
-    """
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None:
-        mallopt(-3, 2 << 20)  # M_MMAP_THRESHOLD; musl and others have no such thing
 
 
 class _Writer:

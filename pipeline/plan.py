@@ -15,7 +15,7 @@ import json
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
@@ -58,19 +58,47 @@ class Plan(NamedTuple):
     config: Config
     groups: tuple[Group, ...]
     splits: tuple[Split, ...]  # the input of each partition
+    contents: tuple[str, ...] | None = None  # a digest of what each holds, where that was settled beforehand
 
 
 def make(config: Config) -> Plan:
     """Plan a checked configuration. Raises `ConfigError` when stages do not fit together or an input is not there."""
+    return Plan(config, groups(config), inputs(config))
+
+
+def groups(config: Config) -> tuple[Group, ...]:
+    """The groups alone, without looking for the input. Raises `ConfigError` when stages do not fit together."""
     _check_order(config.steps)
     _check_columns(config.steps)
-    groups: list[Group] = []
+    made: list[Group] = []
     upstream = str(FORMAT)
     for steps in _cut(config.steps):
-        group = _group(len(groups) + 1, steps, upstream, groups[-1].columns if groups else {})
-        groups.append(group)
+        group = _group(len(made) + 1, steps, upstream, made[-1].columns if made else {})
+        made.append(group)
         upstream = group.fingerprint
-    return Plan(config, tuple(groups), tuple(_inputs(config.steps[0])))
+    return tuple(made)
+
+
+def inputs(config: Config) -> tuple[Split, ...]:
+    """The partitions that the source finds now. Raises `ConfigError` when an input is not there."""
+    name, step = config.steps[0]
+    assert isinstance(step, Source)
+    try:
+        return tuple(step.inputs())
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"stages[0].{name}: {error}") from None
+
+
+def outline(plan: Plan) -> dict[str, Any]:
+    """The plan as plain data, for the run directory: enough to tell how far a run is without anything else."""
+    before = set(DOCUMENT) - {"text"}
+    told = []
+    for group in plan.groups:
+        told.append({"folder": group.folder, "kind": group.kind, "stages": group.names, "fits": group.fits,
+                     "fingerprint": group.fingerprint,
+                     "adds": [name for name in group.columns if name not in before]})  # fmt: skip
+        before |= set(group.columns)
+    return {"groups": told, "splits": [split.pieces for split in plan.splits], "contents": plan.contents}
 
 
 def must_fit(step: object) -> bool:
@@ -131,13 +159,6 @@ def _group(number: int, steps: list[NamedStep], upstream: str, columns: dict[str
     fused = tuple(named for named in steps if isinstance(named.step, Stage))
     fingerprint = digest([upstream, [_identity(named) for named in steps]])
     return Group(number, kind, source, fused, end, fingerprint, columns, must_fit(first.step))
-
-
-def _inputs(named: NamedStep) -> list[Split]:
-    try:
-        return named.step.inputs()  # type: ignore[union-attr]
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"stages[0].{named.name}: {error}") from None
 
 
 def digest(value: object) -> str:

@@ -5,14 +5,26 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import ledger, storage
-from pipeline.plan import Group, Plan
+from pipeline.plan import Plan
 
 
-def write(plan: Plan, folder: Path, failed: list[dict[str, Any]], tasks: int) -> dict[str, Any]:
-    """Put the report of a run together from what lies in its folder, and write it there as `report.json`."""
-    funnel = _funnel(plan, folder)
+def write(
+    plan: Plan,
+    folder: Path,
+    failed: list[dict[str, Any]],
+    tasks: int,
+    seconds: float,
+    said: dict[str, list[dict[str, Any]]],
+) -> dict[str, Any]:
+    """Put the report of a run together and write it as `report.json`.
+
+    `said` holds, by group, the receipts that this run found valid or wrote, and no others: what lies in the folder from
+    an earlier input does not count. `tasks` is how many tasks were done now, `seconds` how long that took by the clock.
+    """
+    funnel = [stage for group in plan.groups for stage in _funnel(said.get(group.folder, []))]
     sink = storage.read_json(folder / plan.groups[-1].folder / "sink.json") or {} if not failed else {}
-    receipts = [receipt for group in plan.groups for receipt in _signed(folder / group.folder)]
+    every = [receipt for group in plan.groups for receipt in said.get(group.folder, [])]
+    barriers = _summaries(plan, folder, {stage["stage"] for stage in funnel})
     report = {
         "name": plan.config.name,
         "state": "failed" if failed else "done",
@@ -23,55 +35,41 @@ def write(plan: Plan, folder: Path, failed: list[dict[str, Any]], tasks: int) ->
         "funnel": funnel,
         "corpus": {name: value for name, value in sink.items() if name not in ("key", "inputs", "base", "files")},
         "failed": failed,
-        "imbalances": [] if failed else _imbalances(plan, folder, funnel),
+        "imbalances": [] if failed else _imbalances(folder, funnel),
+        "alarms": [
+            {"stage": name, **alarm} for name, summary in barriers.items() for alarm in summary.get("alarms", [])
+        ],
         "tasks_run": tasks,
-        "text_bytes": sum(receipt.get("text_bytes", 0) for receipt in receipts),
-        "task_seconds": round(sum(receipt["seconds"] for receipt in receipts), 2),
-        "task_cpu_seconds": round(sum(receipt["cpu_seconds"] for receipt in receipts), 2),
-        "peak_rss_mb": max((receipt["peak_rss_mb"] for receipt in receipts), default=0),
-        "barriers": _summaries(plan, folder),
+        "seconds": seconds,
+        "text_bytes": sum(receipt.get("text_bytes", 0) for receipt in every),
+        "task_seconds": round(sum(receipt["seconds"] for receipt in every), 2),
+        "task_cpu_seconds": round(sum(receipt["cpu_seconds"] for receipt in every), 2),
+        "peak_rss_mb": max((receipt["peak_rss_mb"] for receipt in every), default=0),
+        "barriers": barriers,
     }
     storage.write_json(folder / "report.json", report)
     return report
 
 
-def _receipts(folder: Path, group: Group) -> list[dict[str, Any]]:
-    """The receipts of a group's partitions, those of the map phase before those of the verdicts, in partition order."""
-    home = folder / group.folder
-    places = {"map": [home], "barrier": [home / "map", home], "sink": [home / "scatter"]}[group.kind]
-    paths = [path for place in places for path in sorted(place.glob("part-*.json"))]
-    return [receipt for path in paths if (receipt := storage.read_json(path)) and "counts" in receipt]
-
-
-def _signed(home: Path) -> list[dict[str, Any]]:
-    """Every receipt of a group: of its partitions and of its inner steps."""
-    found = (storage.read_json(path) for path in sorted(home.glob("**/*.json")))
-    return [receipt for receipt in found if isinstance(receipt, dict) and "cpu_seconds" in receipt]
-
-
-def _funnel(plan: Plan, folder: Path) -> list[dict[str, Any]]:
-    """In, out and reasons of every stage, summed over the partitions."""
-    stages: list[dict[str, Any]] = []
-    for group in plan.groups:
-        found: dict[str, dict[str, Any]] = {}
-        for receipt in _receipts(folder, group):
-            for part in receipt["counts"]:
-                blank = {"stage": part["stage"], "in": 0, "out": 0, "reasons": Counter(), "tally": Counter(),
-                         "cpu_seconds": 0.0}  # fmt: skip
-                total = found.setdefault(part["stage"], blank)
-                total["in"] += part["in"]
-                total["out"] += part["out"]
-                total["reasons"].update(part["reasons"])
-                total["tally"].update(part["tally"])
-                total["cpu_seconds"] = round(total["cpu_seconds"] + part["seconds"], 3)
-        stages += found.values()
-    for stage in stages:
+def _funnel(said: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """In, out and reasons of every stage of a group, summed over the receipts of its partitions."""
+    found: dict[str, dict[str, Any]] = {}
+    for part in (part for receipt in said for part in receipt.get("counts", [])):
+        blank = {"stage": part["stage"], "in": 0, "out": 0, "reasons": Counter(), "tally": Counter(),
+                 "cpu_seconds": 0.0}  # fmt: skip
+        total = found.setdefault(part["stage"], blank)
+        total["in"] += part["in"]
+        total["out"] += part["out"]
+        total["reasons"].update(part["reasons"])
+        total["tally"].update(part["tally"])
+        total["cpu_seconds"] = round(total["cpu_seconds"] + part["seconds"], 3)
+    for stage in found.values():
         stage["reasons"] = dict(stage["reasons"].most_common())
         stage["tally"] = dict(sorted(stage["tally"].items()))
-    return stages
+    return list(found.values())
 
 
-def _imbalances(plan: Plan, folder: Path, funnel: list[dict[str, Any]]) -> list[str]:
+def _imbalances(folder: Path, funnel: list[dict[str, Any]]) -> list[str]:
     """What does not add up, in sentences: in = out + dropped, out = the next stage's in, all are in the ledger."""
     wrong = []
     for stage in funnel:
@@ -87,11 +85,11 @@ def _imbalances(plan: Plan, folder: Path, funnel: list[dict[str, Any]]) -> list[
     return wrong
 
 
-def _summaries(plan: Plan, folder: Path) -> dict[str, Any]:
-    """What each barrier said of its work."""
+def _summaries(plan: Plan, folder: Path, judged: set[str]) -> dict[str, Any]:
+    """What each barrier said of its work, of those whose verdicts were carried out."""
     found = {}
     for group in plan.groups:
         summary = storage.read_json(folder / group.folder / "verdicts" / "summary.json")
-        if group.end and summary:
+        if group.end and summary and group.end.name in judged:
             found[group.end.name] = summary
     return found

@@ -2,7 +2,7 @@
 
 The order is a keyed hash of (seed, id): it depends neither on the number of workers nor on how the input was
 partitioned. Each partition is scattered as sorted runs of about 32 MB of text; a shard is a range of keys, gathered
-from its slice of every run. Memory holds one batch or one shard.
+from its slice of every run. Memory holds one batch, or what `docs.parquet` says of one shard and a block of its ids.
 """
 
 import os
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline import corpus, storage
 from pipeline.schema import set_column, text_buffers
@@ -24,6 +24,9 @@ from pipeline.stage import Sink
 _VAL_BIT = np.uint64(1) << np.uint64(63)
 _BUCKETS = 1 << 16
 """Shards end at the edge of one of these key ranges, so that the limit holds unless a single range exceeds it."""
+
+_BLOCK = 4_000_000
+"""Ids of a shard held at once while it is written."""
 
 _LEFT_OUT = ("text", "input_ids", "mime")
 """Columns of a document that `docs.parquet` does not repeat."""
@@ -48,6 +51,18 @@ class Shards(Sink):
     val_fraction: float = Field(0.005, ge=0, le=0.5, description="Share of documents held out, by keyed hash.")
     seed: int = Field(1, ge=0, description="Of the document order and of the held-out choice.")
     shard_tokens: int = Field(100_000_000, ge=1, le=2_000_000_000, description="Tokens a shard may hold.")
+    parent: Path | None = Field(None, description="The corpus that this one goes on from; an incremental run sets it.")
+
+    @field_validator("parent")
+    @classmethod
+    def _is_a_corpus(cls, parent: Path | None) -> Path | None:
+        if parent is not None and storage.read_json(parent / corpus.MANIFEST) is None:
+            raise ValueError(f"{parent}: no finished corpus ({corpus.MANIFEST}) is there")
+        return parent
+
+    def files(self) -> list[Path]:
+        """The parent's manifest, which this corpus's own repeats the checksum of."""
+        return [self.parent / corpus.MANIFEST] if self.parent else []
 
     def scatter(self, docs: Iterator[pa.Table], out: Path) -> dict[str, Any]:
         """Write the documents of a partition as sorted runs: ids in `out`.tokens, everything else in `out`.arrow."""
@@ -59,7 +74,7 @@ class Shards(Sink):
                 for batch in docs:
                     facts = facts or _facts(batch)
                     ids, run = self._run(batch, start)
-                    ids.astype(_dtype(facts)).tofile(handle)
+                    ids.astype(_dtype(facts), copy=False).tofile(handle)
                     run = run.replace_schema_metadata(facts)
                     writer = writer or pa.ipc.new_file(rows, run.schema)
                     writer.write_table(run.combine_chunks())
@@ -73,11 +88,12 @@ class Shards(Sink):
         batch = set_column(batch, "key", pa.array(self.keys(batch["id"].to_pylist()), pa.uint64()))
         _, offsets = text_buffers(batch["text"])
         batch = set_column(batch, "n_bytes", pa.array(np.diff(offsets).astype(np.int32)))
-        batch = batch.take(pc.sort_indices(batch, [("key", "ascending"), ("id", "ascending")]))
-        ids = pc.list_flatten(batch["input_ids"]).to_numpy()
+        order = pc.sort_indices(batch, [("key", "ascending"), ("id", "ascending")])
+        ids = pc.list_flatten(batch["input_ids"].take(order)).to_numpy()
+        batch = batch.drop_columns([name for name in _LEFT_OUT if name in batch.column_names]).take(order)
         lengths = batch["n_tokens"].to_numpy().astype(np.int64)
         batch = set_column(batch, "start", pa.array(start + np.cumsum(lengths) - lengths, pa.int64()))
-        return ids, batch.drop_columns([name for name in _LEFT_OUT if name in batch.column_names])
+        return ids, batch
 
     def keys(self, ids: list[str]) -> np.ndarray:
         """uint64 a document: its place in the order, held-out documents after all others."""
@@ -93,7 +109,7 @@ class Shards(Sink):
             for run in _runs(out):
                 bucket = (run["key"].to_numpy() >> np.uint64(48)).astype(np.int64)
                 tokens += np.bincount(bucket, run["n_tokens"].to_numpy(), _BUCKETS).astype(np.int64)
-        if not tokens.any():
+        if not tokens.any() and self.parent is None:  # of a parent, nothing new is a corpus too
             raise ValueError("no document is left to write; `show RUN --rejected REASON` shows where they went")
         outs = tuple(str(out) for out in scattered)
         tasks = []
@@ -107,32 +123,33 @@ class Shards(Sink):
 
     def gather(self, task: ShardTask, out: Path) -> dict[str, Any]:
         """Write one shard's files, in key order over all partitions."""
-        ids: list[np.ndarray] = []
+        files: list[Path] = []
         tables = []
         for scattered in map(Path, task.scattered):
-            rows, tokens = _slice(scattered, task.low, task.high)
-            tables += rows
-            ids += tokens
+            for rows in _slices(scattered, task.low, task.high):
+                tables.append(rows.append_column("run", pa.repeat(pa.scalar(len(files), pa.int32()), len(rows))))
+                files.append(_with(scattered, ".tokens"))
         docs = pa.concat_tables(tables)
-        order = pc.sort_indices(docs, [("key", "ascending"), ("id", "ascending")]).to_numpy()
-        docs, ids = docs.take(order), [ids[i] for i in order]
+        docs = docs.take(pc.sort_indices(docs, [("key", "ascending"), ("id", "ascending")]))
         lengths = docs["n_tokens"].to_numpy()
         facts = _facts_of(docs)
         dtype = _dtype(facts)
+        ids = _ids(files, docs, dtype)
         docs = _described(docs, task.name, lengths)
         storage.write_table(_with(out, ".docs.parquet"), docs)
         if self.format == "memmap":
             corpus.write_bin(_with(out, ".bin"), ids, dtype)
             corpus.write_idx(_with(out, ".idx"), lengths, dtype)
         else:
-            lists = pa.array(ids, pa.list_(pa.from_numpy_dtype(dtype)))
+            lists = pa.array(list(ids), pa.list_(pa.from_numpy_dtype(dtype)))
             storage.write_table(_with(out, ".parquet"), pa.table({"id": docs["id"], "input_ids": lists}))
         shard = {"name": task.name, "split": task.split, "documents": len(docs), "tokens": int(lengths.sum()),
                  "text_bytes": int(docs["n_bytes"].to_numpy().sum())}  # fmt: skip
         return {"shard": shard, "tokenizer": facts}
 
     def finish(self, gathered: list[Path], records: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
-        facts, shards = records[0]["tokenizer"], [record["shard"] for record in records]
+        """Raises `ValueError` where the parent has another vocabulary or layout."""
+        facts, shards = self._facts(records), [record["shard"] for record in records]
         (folder / corpus.MANIFEST).unlink(missing_ok=True)
         _clear(folder)
         suffixes = (".bin", ".idx") if self.format == "memmap" else (".parquet",)
@@ -140,7 +157,11 @@ class Shards(Sink):
                  for out, shard in zip(gathered, shards) for suffix in suffixes}  # fmt: skip
         for name, path in {**files, "tokenizer.json": Path(facts["tokenizer"])}.items():
             _link(path, folder / name)
-        _join([_with(out, ".docs.parquet") for out in gathered], folder / "docs.parquet")
+        if gathered:
+            _join([_with(out, ".docs.parquet") for out in gathered], folder / "docs.parquet")
+        elif self.parent:
+            columns = pq.read_schema(self.parent / "docs.parquet")
+            storage.write_table(folder / "docs.parquet", columns.empty_table())
         names = [*files, "docs.parquet", "tokenizer.json"]
         listed = {
             name: {"bytes": (folder / name).stat().st_size, "sha256": storage.sha256(folder / name)} for name in names
@@ -152,9 +173,34 @@ class Shards(Sink):
             "tokenizer": {"file": "tokenizer.json", "sha256": listed["tokenizer.json"]["sha256"]},
             "seed": self.seed, "val_fraction": self.val_fraction, **totals, "shards": shards, "files": listed,
         }  # fmt: skip
+        manifest.update(self._lineage(manifest, folder))
         storage.write_json(folder / corpus.MANIFEST, manifest)
         return {"files": [*names, corpus.MANIFEST], "shards": len(shards), "dtype": _dtype(facts), **totals,
                 "vocab_size": manifest["vocab_size"]}  # fmt: skip
+
+    def _facts(self, records: list[dict[str, Any]]) -> dict[str, str]:
+        """Of the tokenizer: what the shards were written with, or the parent where there is none."""
+        if records:
+            return records[0]["tokenizer"]
+        assert self.parent
+        known = storage.read_json(self.parent / corpus.MANIFEST)
+        tokenizer = str(self.parent / known["tokenizer"]["file"])
+        return {"tokenizer": tokenizer, "vocab_size": str(known["vocab_size"]), "eos": known["eos_token"],
+                "eos_id": str(known["eos_id"])}  # fmt: skip
+
+    def _lineage(self, manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Which corpus this one goes on from, with the checksum of its manifest; they are read as one."""
+        if self.parent is None:
+            return {}
+        known = storage.read_json(self.parent / corpus.MANIFEST)
+        for name in ("tokenizer", "eos_token", "vocab_size", "dtype", "format"):
+            if manifest[name] != known[name]:
+                raise ValueError(
+                    f"parent {self.parent} has {name} {known[name]}, this corpus {manifest[name]}; the two are read as "
+                    "one, so set it back or start a run of another name"
+                )
+        parent = os.path.relpath(self.parent.resolve(), folder.resolve())
+        return {"parent": Path(parent).as_posix(), "parent_sha256": storage.sha256(self.parent / corpus.MANIFEST)}
 
 
 def _with(out: Path, suffix: str) -> Path:
@@ -177,21 +223,35 @@ def _runs(out: Path) -> Iterator[pa.RecordBatch]:
             yield file.get_batch(index)
 
 
-def _slice(out: Path, low: int, high: int) -> tuple[list[pa.Table], list[np.ndarray]]:
-    """The rows of a scattered partition with low <= key <= high, a table a run, and the ids of each row."""
-    path = _with(out, ".tokens")
-    tables, ids = [], []
+def _slices(out: Path, low: int, high: int) -> Iterator[pa.Table]:
+    """The rows of a scattered partition with low <= key <= high, a table for each run that has any."""
     for run in _runs(out):
         keys = run["key"].to_numpy()
         first = int(np.searchsorted(keys, np.uint64(low), "left"))
         rows = pa.Table.from_batches([run]).slice(first, int(np.searchsorted(keys, np.uint64(high), "right")) - first)
         if len(rows):
-            tables.append(rows)
-            dtype = np.dtype(_dtype(_facts_of(rows)))
-            starts, lengths = rows["start"].to_numpy(), rows["n_tokens"].to_numpy()
-            tokens = np.fromfile(path, dtype, int(lengths.sum()), offset=int(starts[0]) * dtype.itemsize)
-            ids += np.split(tokens, np.cumsum(lengths)[:-1])
-    return tables, ids
+            yield rows
+
+
+def _ids(files: list[Path], docs: pa.Table, dtype: str) -> Iterator[np.ndarray]:
+    """The ids of each of `docs`, which are in key order; `files` has the ids of each run.
+
+    Read block by block: what a block has of one run lies together there, since runs are in key order too.
+    """
+    runs, starts, lengths = (docs[name].to_numpy() for name in ("run", "start", "n_tokens"))
+    ends = np.cumsum(lengths.astype(np.int64))
+    first = 0
+    while first < len(docs):
+        stop = max(first + 1, int(np.searchsorted(ends, ends[first] - lengths[first] + _BLOCK, "right")))
+        block: list[np.ndarray] = [np.empty(0, dtype)] * (stop - first)
+        for run in np.unique(runs[first:stop]).tolist():
+            rows = first + np.flatnonzero(runs[first:stop] == run)
+            offset = int(starts[rows[0]]) * np.dtype(dtype).itemsize
+            tokens = np.fromfile(files[run], dtype, int(lengths[rows].sum()), offset=offset)
+            for row, document in zip(rows.tolist(), np.split(tokens, np.cumsum(lengths[rows])[:-1])):
+                block[row - first] = document
+        yield from block
+        first = stop
 
 
 def _facts_of(run: pa.Table) -> dict[str, str]:
@@ -219,7 +279,7 @@ def _cut(tokens: np.ndarray, limit: int) -> list[tuple[int, int]]:
 
 def _described(docs: pa.Table, shard: str, lengths: np.ndarray) -> pa.Table:
     """The rows of `docs.parquet`: the record's own place is `source_offset`, the place in the shard `offset`."""
-    docs = docs.drop_columns(["key", "start"])
+    docs = docs.drop_columns(["key", "start", "run"])
     names = ["source_offset" if name == "offset" else name for name in docs.column_names]
     docs = docs.rename_columns(names).replace_schema_metadata(None)
     docs = docs.append_column("shard", pa.repeat(pa.scalar(shard), len(docs)))

@@ -12,7 +12,7 @@ import functools
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -132,21 +132,7 @@ class Tokens(Stage):
     def fit(self, docs: list[Path], out: Path) -> dict[str, Any]:
         """Train on the text of `docs`; the tokenizer becomes `out`.tokenizer.json."""
         assert self.train
-        trainer = trainers.BpeTrainer(
-            vocab_size=self.train.vocab_size,
-            special_tokens=[self.eos],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(_WORDS), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
-        tokenizer.decoder = decoders.ByteLevel()
-        tokenizer.train_from_iterator(_sampled(docs, self.train), trainer)
+        tokenizer = trained(_sampled(docs, self.train), self.train.vocab_size, self.eos)
         with storage.atomic(_trained(out)) as beside:
             tokenizer.save(str(beside))
         return {"vocab_size": tokenizer.get_vocab_size()}
@@ -170,6 +156,31 @@ class Tokens(Stage):
         counts = {"tokens": int(np.sum(docs["n_tokens"].to_numpy()))}
         encoder = (docs.schema.field("input_ids").metadata or {}).get(b"encoder", b"").decode()
         return counts if encoder in (_FAST, "") else {**counts, f"encoder_{encoder}": len(docs)}
+
+
+def trained(texts: Iterable[list[str]], vocab_size: int, eos: str) -> Tokenizer:
+    """A byte-level BPE with the pattern of o200k_base, learned from batches of texts: `eos` is id 0, the bytes follow,
+    then the merges in the order they were learned.
+
+    A pure function of the texts as a multiset: merges are chosen by count, ties by id. The first N ids are therefore
+    the vocabulary that training for N gives.
+    """
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[eos],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
 
 
 def _trained(out: Path) -> Path:

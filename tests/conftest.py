@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 UNTIMED = ("*.parquet", "*.bin", "*.idx", "manifest.json", "*tokenizer.json")
 """Output files, all of which must be the same bytes on every run; receipts and reports tell times and are left out."""
 
-LINES = '''
+ROWS = '''
 """A document a line, a partition a file."""
 from pathlib import Path
 
@@ -30,12 +30,12 @@ from pipeline.schema import DOCUMENT, mark
 from pipeline.stage import Piece, Source, Split
 
 
-class Lines(Source):
+class Rows(Source):
     folder: str = "in"
 
     def inputs(self):
         files = sorted(Path(self.folder).glob("*.txt"))
-        return [Split((Piece(str(f), f.name, "lines", f.stat().st_size),)) for f in files]
+        return [Split((Piece(str(f), f.name, "rows", f.stat().st_size),)) for f in files]
 
     def read(self, split):
         name = split.pieces[0].source
@@ -58,7 +58,7 @@ class Workshop:
         shutil.copytree(ROOT / "configs", folder / "configs")
         self.write("stages/__init__.py", f"__path__.append({str(ROOT / 'stages')!r})\n")
         (folder / "data_samples").symlink_to(ROOT / "data_samples")
-        self.stage("lines", LINES)
+        self.stage("rows", ROWS)
 
     def stage(self, name: str, source: str) -> None:
         self.write(f"stages/{name}.py", textwrap.dedent(source).lstrip())

@@ -2,6 +2,9 @@
 
 import json
 import random
+import shutil
+import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -22,6 +25,30 @@ def test_bench_measures_every_stage_and_the_recall(workshop: Workshop) -> None:
 
 def test_warmup_compiles(workshop: Workshop) -> None:
     assert "kernels compiled and cached in" in workshop.run("warmup")
+
+
+def test_families_share_no_kernel_and_leave_none_out(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    for family in bench.FAMILIES:
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / family))
+        bench.compile_apart(family)
+        made.append({path.name for path in (tmp_path / family).rglob("*.nbi")})
+        shutil.copytree(tmp_path / family, tmp_path / "together", dirs_exist_ok=True)
+    assert all(made)
+    assert not set.intersection(*made)  # or two processes would write the same file
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "together"))
+    monkeypatch.setenv("NUMBA_DEBUG_CACHE", "1")
+    said = workshop.run("run")
+    assert "data loaded from" in said
+    assert "data saved to" not in said
+
+
+def test_a_family_that_does_not_compile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(bench.NotCompiled, match="did not compile: exit status 1"):
+        bench.warmup()
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,8 @@ MAP = {
         "pipeline.corpus", "pipeline.train.data", "pipeline.train.model", "pipeline.train.ranks",
         "pipeline.train.recipe",
     },
-    "pipeline.train.chart": {"pipeline.chart"},
     "pipeline.train.loop": {
-        "pipeline.corpus", "pipeline.storage", "pipeline.train", "pipeline.train.chart", "pipeline.train.checkpoint",
+        "pipeline.corpus", "pipeline.storage", "pipeline.chart", "pipeline.train", "pipeline.train.checkpoint",
         "pipeline.train.data", "pipeline.train.evaluate", "pipeline.train.model", "pipeline.train.optim",
         "pipeline.train.order", "pipeline.train.ranks", "pipeline.train.recipe",
     },
@@ -68,7 +67,7 @@ MAP = {
         "pipeline.train.model", "pipeline.train.recipe",
     },
     "pipeline.train.compare": {
-        "pipeline.corpus", "pipeline.storage", "pipeline.train", "pipeline.train.chart", "pipeline.train.checkpoint",
+        "pipeline.corpus", "pipeline.storage", "pipeline.chart", "pipeline.train", "pipeline.train.checkpoint",
         "pipeline.train.data", "pipeline.train.evaluate", "pipeline.train.loop", "pipeline.train.recipe",
     },
     "pipeline.train.cli": {

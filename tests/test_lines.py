@@ -371,7 +371,6 @@ class Mortal(lines.Lines):
 
 def test_through_the_pipeline_killed_and_resumed(workshop: Workshop) -> None:
     """The corpus has the shortened texts, the rejects the whole ones; a kill changes no byte."""
-    (workshop.folder / "stages/lines.py").unlink()  # the workshop's own source of that name
     workshop.stage("mortal", MORTAL)
     for number in range(3):
         texts = [f"{MENU}\n{text}" for text in ENGLISH[number::3]] + [f"{MENU}\nme"] * (number == 1)

@@ -62,6 +62,12 @@ def difference(one: Path, other: Path) -> float:
     return max(float((mine[name] - theirs[name]).abs().max()) for name in mine)
 
 
+def within(what: str, found: float, limit: float) -> None:
+    """`pytest -rP` shows the figure beside its limit."""
+    print(f"{what}: {float(found):.2g} (limit {limit:g})")
+    assert found <= limit, what
+
+
 def test_it_learns(small: corpus.Corpus, tmp_path: Path) -> None:
     done = loop.train(recipe(small, steps=150, save_every=0, lr=2e-2), small, tmp_path / "run", quiet)
     ids = np.concatenate([text.ids for text in evaluate.texts(small)])
@@ -85,7 +91,7 @@ def test_one_batch_overfits(spec: ModelSpec) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss < 0.05
+    within("loss of one batch", loss.item(), 0.05)
 
 
 @pytest.mark.parametrize("spec", FORMS, ids=lambda spec: f"{spec.form}-{spec.activation}-{spec.qk_norm}")
@@ -99,7 +105,7 @@ def test_transformers_loads_a_checkpoint_and_gives_our_logits(
     ours, _ = checkpoint.load(path)
     ids = torch.randint(0, 257, (3, 32))
     with torch.no_grad():
-        assert (theirs(ids).logits - ours(ids)).abs().max() < 1e-5
+        within("logits, ours and transformers'", (theirs(ids).logits - ours(ids)).abs().max(), 1e-5)
     text = "a text, and 中文"
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     assert tokenizer(text)["input_ids"] == small.tokenizer.encode(text).ids
@@ -131,7 +137,7 @@ def test_resume_is_exact(small: corpus.Corpus, tmp_path: Path, optimizer: str, d
     said: list[str] = []
     loop.train(asked, small, tmp_path / "parts", said.append)
     assert any("goes on after step 10" in line for line in said)
-    assert difference(tmp_path / "whole", tmp_path / "parts") == 0.0
+    within("parameters after resuming", difference(tmp_path / "whole", tmp_path / "parts"), 0.0)
     rows = [loop.read_rows(tmp_path / name, 8) for name in ("whole", "parts")]
     assert rows[0].shape == (20, 8)
     assert np.array_equal(*rows)
@@ -185,7 +191,7 @@ def test_accumulation_and_recomputation_change_nothing(small: corpus.Corpus, tmp
     data = DataSpec(pack="bestfit", mask="document")
     loop.train(recipe(small, data=data, precision="fp64"), small, tmp_path / "one", quiet)
     loop.train(recipe(small, data=data, precision="fp64", **change), small, tmp_path / "other", quiet)
-    assert difference(tmp_path / "one", tmp_path / "other") < 1e-12
+    within("parameters, float64", difference(tmp_path / "one", tmp_path / "other"), 1e-12)
 
 
 SPAWN = """
@@ -222,7 +228,7 @@ def test_two_ranks_are_one_process(small: corpus.Corpus, tmp_path: Path, paralle
     asked = recipe(small, data=data, precision="fp64", parallel=parallel, device="cpu", micro_batch=2)
     loop.train(asked, small, tmp_path / "one", quiet)
     finish(start(asked, tmp_path, "two", 2))
-    assert difference(tmp_path / "one", tmp_path / "two") < 1e-12
+    within("parameters of 2 ranks and 1, float64", difference(tmp_path / "one", tmp_path / "two"), 1e-12)
     one, two = (loop.read_rows(tmp_path / name, 8) for name in ("one", "two"))
     assert np.abs(one - two).max() < 1e-6  # logged as float32
     for path in checkpoint.found(tmp_path / "two")[2:]:  # from 2 ranks to 1 in mid-run
@@ -231,7 +237,7 @@ def test_two_ranks_are_one_process(small: corpus.Corpus, tmp_path: Path, paralle
         path.rmdir()
     (tmp_path / "two/summary.json").unlink()
     loop.train(asked, small, tmp_path / "two", quiet)
-    assert difference(tmp_path / "one", tmp_path / "two") < 1e-12
+    within("parameters of 2 ranks and 1, float64", difference(tmp_path / "one", tmp_path / "two"), 1e-12)
 
 
 @pytest.mark.slow
@@ -245,7 +251,7 @@ def test_sharded_ranks_go_on_from_a_checkpoint(small: corpus.Corpus, tmp_path: P
         path.rmdir()
     (tmp_path / "two/summary.json").unlink()
     finish(start(asked, tmp_path, "two", 2))
-    assert difference(tmp_path / "one", tmp_path / "two") < 1e-12
+    within("parameters of 2 ranks and 1, float64", difference(tmp_path / "one", tmp_path / "two"), 1e-12)
 
 
 @pytest.mark.slow
@@ -269,7 +275,7 @@ def test_killed_at_any_moment_it_goes_on_exactly(small: corpus.Corpus, tmp_path:
             checkpoint.load(path)
     assert kills >= 2
     finish(start(asked, tmp_path, "killed"))
-    assert difference(tmp_path / "whole", tmp_path / "killed") == 0.0
+    within("parameters after kill -9", difference(tmp_path / "whole", tmp_path / "killed"), 0.0)
     assert np.array_equal(*(loop.read_rows(tmp_path / name, 8) for name in ("whole", "killed")))
 
 
@@ -282,14 +288,24 @@ def test_a_masked_row_is_each_document_alone(spec: ModelSpec) -> None:
     together = model(ids, documents=documents)
     for row, low, high in ((0, 0, 11), (0, 11, 12), (0, 12, 30), (1, 0, 30)):
         alone = model(ids[row : row + 1, low:high])
-        assert (together[row, low:high] - alone[0]).abs().max() < 1e-12
+        within("logits, masked and alone", (together[row, low:high] - alone[0]).abs().max().item(), 1e-12)
+
+
+@pytest.mark.parametrize("documents", [None, (torch.arange(64)[None] // torch.tensor([[37], [50]])).int()])
+def test_a_cpu_attends_in_float32_under_bf16(documents: "torch.Tensor | None") -> None:
+    torch.manual_seed(1)
+    q, k, v = (torch.randn(2, heads, 64, 16).bfloat16() for heads in (4, 2, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attend(q, k, v, documents)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, attend(q.float(), k.float(), v.float(), documents).bfloat16())
 
 
 def test_flex_attention_is_the_mask() -> None:
     torch.manual_seed(1)
     q, k, v = torch.randn(2, 4, 128, 16), torch.randn(2, 2, 128, 16), torch.randn(2, 2, 128, 16)
     documents = (torch.arange(128)[None] // torch.tensor([[37], [50]])).int()
-    assert (attend_flex(q, k, v, documents) - attend(q, k, v, documents)).abs().max() < 1e-5
+    within("flex and mask", (attend_flex(q, k, v, documents) - attend(q, k, v, documents)).abs().max(), 1e-5)
 
 
 @pytest.mark.parametrize("spec", FORMS, ids=lambda spec: f"{spec.form}-{spec.activation}-{spec.qk_norm}")
@@ -336,6 +352,53 @@ def test_the_loss_of_each_token_and_bits_per_byte(small: corpus.Corpus, tmp_path
     assert facts["bpb"] == pytest.approx(losses[texts].sum() / np.log(2) / texts.sum())
     assert facts["loss"] == pytest.approx(losses.mean())
     assert sum(part["bytes"] for part in facts["source"].values()) == facts["bytes"] == texts.sum()
+
+
+def strict(path: Path) -> list[dict]:
+    """The lines of a log, or a whole file, read as JSON is defined: without NaN and Infinity."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{path}: {word}")
+
+    text = path.read_text()
+    return [
+        json.loads(part, parse_constant=refuse) for part in (text.splitlines() if path.suffix == ".jsonl" else [text])
+    ]
+
+
+def test_without_held_out_documents_it_says_so(tmp_path: Path) -> None:
+    opened = train_corpus.write(tmp_path / "c", train_corpus.words(60))
+    said: list[str] = []
+    asked = recipe(opened, steps=10, eval_every=5)
+    loop.train(asked, opened, tmp_path / "run", said.append)
+    assert sum("no documents are held out" in line for line in said) == 1
+    held = strict(tmp_path / "run/summary.json")[0]["held_out"]
+    assert (held["loss"], held["bpb"], held["nats_per_byte"], held["documents"]) == (None, None, None, 0)
+    assert all("val_loss" not in line for line in strict(tmp_path / "run/log.jsonl"))
+    model, _ = checkpoint.load(checkpoint.latest(tmp_path / "run"))
+    facts = report.examined(model, asked, opened, opened, None)
+    json.dumps(facts, allow_nan=False)
+    assert report.told(facts, 10).startswith("after step 10: no held-out documents, so nothing to judge by")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(small: corpus.Corpus, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="the loss is nan; the newest checkpoint stands; lower the rate"):
+        loop.train(recipe(small, lr=1e30, clip=1e30, warmup=0), small, tmp_path, quiet)
+    assert strict(tmp_path / "log.jsonl")[-1]["loss"] is None
+    assert loop.read_log(tmp_path)[0] == []
+
+
+def test_tensorboard(small: corpus.Corpus, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    loop.train(recipe(small, tensorboard=True), small, tmp_path, quiet)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {"loss", "lr", "grad_norm", "tokens_per_s", "val_loss", "bpb"} <= set(events.Tags()["scalars"])
+    trained, held = loop.read_log(tmp_path)
+    assert [event.step for event in events.Scalars("loss")] == [step for step, _ in trained]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([loss for _, loss in trained])
+    assert [event.step for event in events.Scalars("val_loss")] == [held[0][0]]
 
 
 def test_trace_tells_what_a_step_learned_from(small: corpus.Corpus, tmp_path: Path) -> None:

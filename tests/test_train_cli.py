@@ -49,6 +49,13 @@ def test_settings_reach_the_recipe() -> None:
     assert recipe.data.mix.weights == {"a": 1.0}
 
 
+@pytest.mark.parametrize("rates", ["", "1,x", "0", "1,,2", "-1"])
+def test_rates_that_are_none_are_explained(rates: str) -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(config.ConfigError, match="expected numbers above 0"):
+        typed("compare", "a", "b", "--recipe", str(ROOT / "configs/gpt_compare.yaml"), "--lrs", rates)
+
+
 def test_export_is_typed(tmp_path: Path) -> None:
     train_corpus.write(tmp_path / "c", train_corpus.words(5))
     assert "for nanogpt" in typed("export", str(tmp_path / "c"), "--to", "nanogpt")

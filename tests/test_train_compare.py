@@ -1,16 +1,21 @@
 """Comparing corpora: a real difference is resolved, none is not, and the report says what was learned from."""
 
+import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import train_corpus
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline import storage
 from pipeline.train.recipe import LoopSpec, ModelSpec, Recipe, Refused
 
 pytest.importorskip("torch")
 
+from pipeline import chart
 from pipeline.train import compare, evaluate
 
 
@@ -34,7 +39,8 @@ def test_a_corpus_with_noise_is_worse_and_itself_is_not(tmp_path: Path) -> None:
                            say=lambda line: None)  # fmt: skip
     assert text.count("filtered is better than raw by") == 1
     report = storage.read_json(tmp_path / "out/report.json")
-    assert report["held_out"] == {"documents": len(held), "leaked": 0, "bytes": sum(map(len, held))}
+    told = report["held_out"]
+    assert (told["documents"], told["leaked"], told["bytes"]) == (len(held), 0, sum(map(len, held)))
     assert all(found["low"] > 0 for found in report["differences"])
     assert report["consumed"]["raw"]["copied"] > 0.05
     assert report["consumed"]["filtered"]["copied"] == 0
@@ -71,6 +77,65 @@ def test_what_leaked_does_not_judge(tmp_path: Path) -> None:
     three = train_corpus.write(tmp_path / "three", clean)
     with pytest.raises(Refused, match="no document is held out of all"):
         compare.held_out({"one": one, "three": three}, None)
+
+
+def test_few_judges_are_warned_of_and_other_judges_judge_anew(tmp_path: Path) -> None:
+    held = train_corpus.words(40, 2)
+    one = train_corpus.write(tmp_path / "one", train_corpus.words(60), held)
+    train_corpus.write(tmp_path / "two", train_corpus.words(60, 3), held[:9])
+    train_corpus.write(tmp_path / "judge", [], held[9:])
+    design = compare.Design(2 * 16 * 32, (1,), (1.0,))
+    said: list[str] = []
+    paths = [tmp_path / "one", tmp_path / "two"]
+    text = compare.compare(recipe(tmp_path), paths, design, tmp_path / "out", say=said.append)
+    assert said[0].startswith("Only 9 held-out documents judge")
+    assert said[0] in text
+    assert "in one seed, and one seed says nothing" in text
+    found = json.loads((tmp_path / "out/report.json").read_text(), parse_constant=pytest.fail)
+    assert found["differences"][0]["low"] is None
+    assert found["differences"][0]["over_documents"]["documents"] == 9
+    again = compare.compare(recipe(tmp_path), paths, design, tmp_path / "out", tmp_path / "judge", said.append)
+    assert "31 held-out documents" in again
+    assert "Only" not in again
+    other = json.loads((tmp_path / "out/report.json").read_text())
+    assert [run["bpb"] for run in other["runs"]] != [run["bpb"] for run in found["runs"]]
+    assert len(one) == 100
+
+
+def test_the_interval_over_documents_is_that_of_resampling() -> None:
+    random = np.random.default_rng(1)
+    n_bytes = random.lognormal(6, 0.8, 200).round()
+    one = n_bytes * random.normal(2.0, 0.3, 200)
+    other = one - n_bytes * random.normal(0.1, 0.4, 200)
+    found = compare.over_documents(one, other, n_bytes)
+    picks = random.integers(0, 200, (4000, 200))
+    means = (one - other)[picks].sum(1) / np.log(2) / n_bytes[picks].sum(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert found.low == pytest.approx(low, abs=0.1 * (high - low))
+    assert found.high == pytest.approx(high, abs=0.1 * (high - low))
+    assert found.better == (one > other).sum()
+    assert compare.over_documents(one[:1], other[:1], n_bytes[:1]) is None
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_are_round_and_inside(low: float, span: float) -> None:
+    found = chart.ticks(low, low + span)
+    assert 3 <= len(found) <= 10
+    assert low - span * 1e-3 <= found[0] < found[-1] <= low + span * 1.001
+    steps = np.diff(found)
+    assert np.allclose(steps, steps[0], rtol=1e-3)
+
+
+def test_a_picture_shows_lines_dots_and_names() -> None:
+    drawn = chart.curves("a < b", {"x & y": [(1, 3.0), (5, 2.0)], "dot": [(5, 2.5)], "none": []}, "step", "nats")
+    root = ElementTree.fromstring(drawn)
+    texts = [node.text for node in root.iter() if node.text and node.text.strip()]
+    assert {"a < b", "x & y 2", "dot 2.5", "step", "nats", "1", "5"} <= set(texts)
+    assert sum(node.tag.endswith("polyline") for node in root.iter()) == 2
+    for node in root.iter():
+        for name in ("x", "cx"):
+            assert 0 <= float(node.get(name, 0)) <= 720
+    assert "NaN" not in chart.curves("empty", {}, "x", "y")
 
 
 def test_student_and_the_seeds_it_takes() -> None:

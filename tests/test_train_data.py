@@ -140,21 +140,24 @@ def test_packing_loses_nothing_and_cuts_nothing_that_fits(lengths: list[int], co
     sizes = np.array(lengths)
     starts = np.cumsum(sizes) - sizes
     packed = Packed(starts, sizes, context)
-    covered = np.zeros(sizes.sum(), int)
+    shown, learned = np.zeros(sizes.sum(), int), np.zeros(sizes.sum(), int)
     for window in range(len(packed)):
         pieces = packed.pieces(window)
         assert 0 < sum(length for _, length in pieces) <= context + 1
+        places = np.concatenate([np.arange(place, place + length) for place, length in pieces])
         for place, length in pieces:
             document = int(np.searchsorted(starts, place, "right")) - 1
             assert place + length <= starts[document] + sizes[document]
             if sizes[document] <= context + 1:
                 assert (place, length) == (starts[document], sizes[document])
-            covered[place : place + length] += 1
-    assert covered.min() == 1  # a token is seen again only where a piece continues a document
-    again = covered.sum() - len(covered) - (len(packed.places) - len(sizes))
-    assert 0 <= again < len(packed) * (context + 1)
-    fits = sizes <= context + 1
-    assert (np.add.reduceat(covered, starts)[fits] == sizes[fits]).all()
+        np.add.at(shown, places, 1)
+        np.add.at(learned, places[1:][packed.learned(window)[: len(places) - 1]], 1)
+        first = packed.ends[window] - len(pieces)
+        learned[places[0]] += packed.skips[first] == 0  # it has nothing before it, so it is nobody's target
+    assert (learned == 1).all()
+    again = shown.sum() - len(shown) - (packed.skips > 0).sum()
+    assert again == round(packed.repeated() * len(packed) * (context + 1))
+    assert again < len(packed) * (context + 1)
 
 
 def test_packing_pads_next_to_nothing() -> None:
@@ -164,6 +167,8 @@ def test_packing_pads_next_to_nothing() -> None:
     for count, context in ((20_000, 1024), (60, 128)):
         part = sizes[:count]
         assert Packed(np.cumsum(part) - part, part, context).padding() <= 0.0005
+    few = np.array([1500] * 7 + [3000] * 12 + [300] * 30)  # hardly any of them long enough to be cut
+    assert Packed(np.cumsum(few) - few, few, 1024).padding() <= 0.0005
     assert time.process_time() - began < 10
 
 
@@ -178,7 +183,8 @@ def test_what_is_not_learned_from(small: corpus.Corpus) -> None:
     packed = data.sources[0]
     cut = sum(place not in starts for place in packed.places)
     firsts = sum(packed.pieces(w)[0][0] not in starts for w in range(count))
-    assert batch.learned == packed.lengths.sum() - first_of_a_row - (cut - firsts)
+    context = np.maximum(packed.skips - 1, 0).sum()
+    assert batch.learned == packed.lengths.sum() - first_of_a_row - (cut - firsts) - context
 
 
 def test_documents_are_numbered_inside_a_row(small: corpus.Corpus) -> None:

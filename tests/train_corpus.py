@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from pipeline import corpus
+from pipeline import corpus, storage
 
 EOS = 256
 """Bytes are tokens, and this ends a document."""
@@ -53,8 +54,11 @@ def _stems() -> list[str]:
 
 
 def write(folder: Path, texts: list[str], held_out: list[str] = (), shard_documents: int = 50,
-          **columns: list[Any]) -> corpus.Corpus:  # fmt: skip
-    """A finished corpus of these texts, byte by byte; extra columns go to docs.parquet, training documents first."""
+          parent: Path | None = None, tag: str = "", **columns: list[Any]) -> corpus.Corpus:  # fmt: skip
+    """A finished corpus of these texts, byte by byte; extra columns go to docs.parquet, training documents first.
+
+    With a parent it goes on from that; `tag` stands before its documents' ids.
+    """
     folder.mkdir(parents=True)
     tokenizer = byte_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -69,21 +73,27 @@ def write(folder: Path, texts: list[str], held_out: list[str] = (), shard_docume
             corpus.write_idx(folder / f"{shard}.idx", lengths, "uint16")
             shards.append({"name": shard, "split": split, "documents": len(here), "tokens": int(lengths.sum())})
             tables.append(pa.table({
-                "id": [f"{split}{first + i}" for i in range(len(here))],
-                "url": [f"http://{split}/{first + i}" for i in range(len(here))],
+                "id": [f"{tag}{split}{first + i}" for i in range(len(here))],
+                "url": [f"http://{tag}{split}/{first + i}" for i in range(len(here))],
                 "n_bytes": [len(text.encode()) for text in here], "n_tokens": pa.array(lengths, pa.int32()),
                 "shard": [shard] * len(here), "offset": np.cumsum(lengths) - lengths,
             }))  # fmt: skip
-    docs = pa.concat_tables(tables)
+    columns_of_none = {name: pa.nulls(0) for name in ("id", "url", "n_bytes", "n_tokens", "shard", "offset")}
+    docs = pa.concat_tables(tables) if tables else pa.table(columns_of_none)
     for name in ("source", "lang"):
         columns.setdefault(name, [name] * len(docs))
     for name, values in columns.items():
         docs = docs.append_column(name, [values])
     pq.write_table(docs, folder / "docs.parquet")
+    files = {path.name: {"sha256": storage.sha256(path)} for path in sorted(folder.iterdir())}
     manifest = {
         "gristmill": 1, "format": "memmap", "dtype": "uint16", "vocab_size": 257, "eos_token": "<|endoftext|>",
-        "eos_id": EOS, "tokenizer": {"file": "tokenizer.json", "sha256": ""}, "seed": 1, "documents": len(docs),
-        "tokens": sum(shard["tokens"] for shard in shards), "shards": shards, "files": {},
+        "eos_id": EOS, "seed": 1, "documents": len(docs),
+        "tokens": sum(shard["tokens"] for shard in shards), "shards": shards, "files": files,
+        "tokenizer": {"file": "tokenizer.json", "sha256": files["tokenizer.json"]["sha256"]},
     }  # fmt: skip
+    if parent:
+        manifest["parent"] = os.path.relpath(parent, folder)
+        manifest["parent_sha256"] = storage.sha256(parent / corpus.MANIFEST)
     (folder / corpus.MANIFEST).write_text(json.dumps(manifest))
     return corpus.open(folder)

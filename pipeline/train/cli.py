@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -32,9 +32,10 @@ def _told() -> Iterator[None]:
     except Refused as error:
         raise config.ConfigError(str(error)) from None
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "safetensors", "tensorboard"):
+        wanted = {"torch": "'gristmill[train]'", "safetensors": "'gristmill[train]'", "tensorboard": "tensorboard"}
+        if error.name not in wanted:
             raise
-        raise config.ConfigError(f"{error.name} is not installed: pip install 'gristmill[train]'") from None
+        raise config.ConfigError(f"{error.name} is not installed: pip install {wanted[error.name]}") from None
 
 
 def _folder(run: str) -> Path:
@@ -60,6 +61,26 @@ def train(recipe: RecipeArg = DEFAULT, settings: Settings = ..., out: Out = None
     print(f"{folder}: {done['steps']} steps, {done['tokens']:,} tokens, {done['cpu_seconds']:.0f} CPU-s")
 
 
+class Trained(NamedTuple):
+    """What a training run has come to."""
+
+    model: Any
+    step: int
+    recipe: Recipe
+    corpus: corpus.Corpus
+
+
+def _trained(run: str) -> Trained:
+    """The newest checkpoint of a run, with the corpus it learned from."""
+    folder = _folder(run)
+    recipe = _recipe(folder)
+    with _told():
+        from pipeline.train import checkpoint
+
+        model, state = checkpoint.load(checkpoint.latest(folder))
+    return Trained(model, state["step"], recipe, corpus.open(recipe.corpus))
+
+
 def eval_(
     run: RunArg,
     corpus_: Annotated[Path | None, typer.Option("--corpus", help="Held-out documents of another corpus.")] = None,
@@ -67,15 +88,12 @@ def eval_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Bits per byte by source and language, the duplicate gap, regurgitation; minimal pairs."""
-    folder = _folder(run)
-    recipe = _recipe(folder)
+    model, step, recipe, own = _trained(run)
     with _told():
-        from pipeline.train import checkpoint, report
+        from pipeline.train import report
 
-        model, state = checkpoint.load(checkpoint.latest(folder))
-        own = corpus.open(recipe.corpus)
         facts = report.examined(model, recipe, own, corpus.open(corpus_) if corpus_ else own, pairs)
-    print(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else report.told(facts, state["step"]))
+    print(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else report.told(facts, step))
 
 
 def sample(
@@ -87,18 +105,13 @@ def sample(
     seed: int = 1,
 ) -> None:
     """Let a model write."""
-    folder = _folder(run)
-    recipe = _recipe(folder)
-    with _told():
-        from pipeline.train import checkpoint
-        from pipeline.train.model import sample as continued
+    model, _, _, own = _trained(run)
+    from pipeline.train.model import sample as continued
 
-        model, _ = checkpoint.load(checkpoint.latest(folder))
-    opened = corpus.open(recipe.corpus)
-    eos = opened.manifest["eos_id"]
-    ids = [eos, *opened.tokenizer.encode(prompt, add_special_tokens=False).ids]
+    eos = own.manifest["eos_id"]
+    ids = [eos, *own.tokenizer.encode(prompt, add_special_tokens=False).ids]
     made = list(continued(model, ids, count, temperature, top_k, seed, stop=eos))
-    print(opened.tokenizer.decode([*ids[1:], *made], skip_special_tokens=True))
+    print(own.tokenizer.decode([*ids[1:], *made], skip_special_tokens=True))
 
 
 def trace(
@@ -138,9 +151,19 @@ def compare(
     with _told():
         from pipeline.train import compare as comparing
 
-        design = comparing.Design(tokens, tuple(range(1, seeds + 1)), tuple(float(x) for x in lrs.split(",")))
+        design = comparing.Design(tokens, tuple(range(1, seeds + 1)), _multiples(lrs))
         text = comparing.compare(asked, [_folder(name) for name in corpora], design, out, heldout)
     print(text)
+
+
+def _multiples(text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) <= 0:
+        raise config.ConfigError(f"--lrs {text}: expected numbers above 0 with commas between, as 1,0.25")
+    return found
 
 
 def export_(

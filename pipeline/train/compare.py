@@ -4,9 +4,15 @@ Runs are paired: with the same seed two runs start from the same weights and dra
 the difference of a pair varies less than a run does. Each learning rate is judged by itself, since a ranking can turn
 with it (arXiv 2512.24503 advises a reduced one for proxies). The measure is bits per byte, as likelihoods of small
 models predict the ranking at scale where accuracies do not (DataDecide, arXiv 2504.11393).
+
+Two things vary: the runs, by their seed, and the documents that happen to judge. The verdict is on the first; beside it
+stands the interval over documents, which says whether other documents would have judged these same runs alike. That one
+alone proves nothing of the corpora: two runs on one corpus differ too.
 """
 
+import hashlib
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterator
 from html import escape
@@ -16,9 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline import corpus, storage
+from pipeline import chart, corpus, storage
 from pipeline.corpus import Corpus
-from pipeline.train import chart, checkpoint, evaluate, loop
+from pipeline.train import checkpoint, evaluate, loop
 from pipeline.train.data import Dataset
 from pipeline.train.evaluate import Text
 from pipeline.train.recipe import Recipe, Refused
@@ -28,6 +34,9 @@ _LEAKED = 0.5
 """A held-out document is not used where half of its 48-byte pieces stand in some training corpus word for word."""
 
 _MOST_SEEDS = 1000
+
+_FEW = 30
+"""With fewer held-out documents than this the report warns: Student's interval leans on there being some."""
 
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 """Student's t, 97.5 %, for 1 to 15 degrees of freedom; beyond, 1.96 + 2.5 / df is right within 0.01."""
@@ -45,14 +54,23 @@ class Difference(NamedTuple):
     """Bits per byte of one corpus's runs less those of another's, paired by seed."""
 
     mean: float
-    deviation: float
-    low: float  # of the 95 % confidence interval
-    high: float
+    deviation: float | None  # and the interval: None with a single pair
+    low: float | None  # of the 95 % confidence interval
+    high: float | None
     seeds: int
 
     @property
     def resolved(self) -> bool:
-        return self.low > 0 or self.high < 0
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+class OverDocuments(NamedTuple):
+    """The same difference, with the spread of the documents that judge instead of that of the seeds."""
+
+    low: float
+    high: float
+    better: int  # documents of which the second corpus's runs say fewer bits
+    documents: int
 
 
 def quantile(freedom: int) -> float:
@@ -61,19 +79,35 @@ def quantile(freedom: int) -> float:
 
 
 def difference(one: list[float], other: list[float]) -> Difference:
-    """The paired difference one - other with its 95 % confidence interval; unbounded with a single pair."""
+    """The paired difference one - other with its 95 % confidence interval; none with a single pair."""
     pairs = [a - b for a, b in zip(one, other)]
     mean = statistics.fmean(pairs)
     if len(pairs) < 2:
-        return Difference(mean, math.nan, -math.inf, math.inf, 1)
+        return Difference(mean, None, None, None, 1)
     deviation = statistics.stdev(pairs)
     half = quantile(len(pairs) - 1) * deviation / math.sqrt(len(pairs))
     return Difference(mean, deviation, mean - half, mean + half, len(pairs))
 
 
+def over_documents(one: np.ndarray, other: np.ndarray, n_bytes: np.ndarray) -> OverDocuments | None:
+    """Nats of each document under one and the other (means over seeds): 95 % interval of the difference in bits a byte.
+
+    By the linearised variance of a ratio (Cochran, Sampling Techniques, 1977, 6.4), documents being drawn at random;
+    None of a single document.
+    """
+    count = len(n_bytes)
+    if count < 2:
+        return None
+    bits = (one - other) / math.log(2)
+    mean = bits.sum() / n_bytes.sum()
+    rest = bits - mean * n_bytes
+    half = quantile(count - 1) * math.sqrt(count / (count - 1) * float((rest**2).sum())) / n_bytes.sum()
+    return OverDocuments(float(mean - half), float(mean + half), int((bits > 0).sum()), count)
+
+
 def seeds_needed(found: Difference) -> int | None:
     """With how many seeds a difference like this one would be resolved; None where that is beyond 1,000 or unknown."""
-    if found.mean == 0 or math.isnan(found.deviation):
+    if found.mean == 0 or found.deviation is None:
         return None
     for count in range(2, _MOST_SEEDS + 1):
         if quantile(count - 1) * found.deviation / math.sqrt(count) < abs(found.mean):
@@ -83,18 +117,20 @@ def seeds_needed(found: Difference) -> int | None:
 
 def verdict(one: str, other: str, found: Difference) -> str:
     """What a difference means, in a sentence."""
+    pair = f"{one} and {other}: not resolved"
+    if found.mean == 0:
+        return f"{pair}: no difference at all in {found.seeds} seeds"
+    if found.low is None:
+        return f"{pair}: {found.mean:+.4f} bits a byte in one seed, and one seed says nothing of the spread"
     size = (
         f"{abs(found.mean):.4f} bits a byte, 95 % interval {found.low:+.4f} to {found.high:+.4f}, {found.seeds} seeds"
     )
     if found.resolved:
         better, worse = (other, one) if found.mean > 0 else (one, other)
         return f"{better} is better than {worse} by {size}"
-    if found.mean == 0:
-        return f"{one} and {other}: not resolved: no difference at all in {found.seeds} seeds"
     needed = seeds_needed(found)
-    more = f"needs about {needed} seeds" if needed else "one seed says nothing of the spread" if found.seeds < 2 \
-        else f"not with {_MOST_SEEDS:,} seeds either"  # fmt: skip
-    return f"{one} and {other}: not resolved ({size}); {more}"
+    more = f"needs about {needed} seeds" if needed else f"not with {_MOST_SEEDS:,} seeds either"
+    return f"{pair} ({size}); {more}"
 
 
 def compare(recipe: Recipe, paths: list[Path], design: Design, out: Path, heldout: Path | None = None,
@@ -110,35 +146,35 @@ def compare(recipe: Recipe, paths: list[Path], design: Design, out: Path, heldou
     steps = design.tokens // (recipe.train.batch * recipe.model.context)
     if steps < 1:
         raise Refused(f"compare: {design.tokens:,} tokens are less than a batch")
+    for warning in told["warnings"]:
+        say(warning)
     results = []
     for rate in design.rates:
         for seed in design.seeds:
             for name, opened in corpora.items():
-                loop_spec = recipe.train.model_copy(
-                    update={
-                        "steps": steps,
-                        "seed": seed,
-                        "lr": recipe.train.lr * rate,
-                        "eval_every": 0,
-                        "keep": 1,
-                        "eval_tokens": 1,
-                    }
-                )
-                asked = recipe.model_copy(update={
-                    "corpus": opened.folder, "train": loop_spec, "name": f"{name}-lr{rate:g}-seed{seed}",
-                    "data": recipe.data.model_copy(update={"seed": seed}),
-                })  # fmt: skip
+                asked = _recipe(recipe, opened, f"{name}-lr{rate:g}-seed{seed}", steps, rate, seed)
                 result = _judged(asked, opened, out, judged_by[name])
                 results.append({"corpus": name, "rate": rate, "seed": seed, **result})
                 say(f"{asked.name}: {result['bpb']:.4f} bits a byte, {result['cpu_seconds']:.0f} CPU-s")
     eaten = {name: consumed(recipe, opened, steps * recipe.train.batch) for name, opened in corpora.items()}
-    blocks = list(_blocks(recipe, design, results, eaten, told, out))
-    storage.write_json(out / "report.json", {"design": design._asdict(), "held_out": told, "runs": results,
-                       "consumed": eaten, "differences": _differences(results, design)})  # fmt: skip
+    found = _differences(results, design)
+    blocks = list(_blocks(recipe, design, results, found, eaten, told, out))
+    runs = [{key: value for key, value in run.items() if key not in ("nats", "n_bytes")} for run in results]
+    storage.write_json(out / "report.json", {"design": design._asdict(), "held_out": told, "runs": runs,
+                       "consumed": eaten, "differences": found})  # fmt: skip
     text = _markdown(blocks)
     (out / "report.md").write_text(text, encoding="utf-8")
     (out / "report.html").write_text(_html(blocks), encoding="utf-8")
     return text
+
+
+def _recipe(recipe: Recipe, opened: Corpus, name: str, steps: int, rate: float, seed: int) -> Recipe:
+    """The recipe of one run: everything but corpus, rate and seed is alike."""
+    changed = {"steps": steps, "seed": seed, "lr": recipe.train.lr * rate, "eval_every": 0, "keep": 1, "eval_tokens": 1}
+    return recipe.model_copy(update={
+        "corpus": opened.folder, "name": name, "train": recipe.train.model_copy(update=changed),
+        "data": recipe.data.model_copy(update={"seed": seed}),
+    })  # fmt: skip
 
 
 def _names(paths: list[Path]) -> list[str]:
@@ -154,7 +190,7 @@ def held_out(corpora: dict[str, Corpus], judge: Corpus | None) -> tuple[dict[str
 
     Without a corpus that judges, those that every corpus holds out. Of both none that leaked into a training corpus.
     """
-    first = judge or next(iter(corpora.values()))
+    first = judge or min(corpora.values(), key=lambda opened: len(_held_ids(opened)))
     texts = evaluate.texts(first)
     if judge is None:
         common = set.intersection(*(set(_held_ids(opened)) for opened in corpora.values()))
@@ -167,7 +203,12 @@ def held_out(corpora: dict[str, Corpus], judge: Corpus | None) -> tuple[dict[str
     if not texts:
         raise Refused("compare: no document is held out of all corpora (or all of them leaked into one); give "
                       "--heldout, or a larger val_fraction to 'shards'")  # fmt: skip
-    facts = {"documents": len(texts), "leaked": found - len(texts), "bytes": sum(text.n_bytes for text in texts)}
+    warnings = []
+    if len(texts) < _FEW:
+        warnings.append(f"Only {len(texts)} held-out documents judge: others might judge otherwise. A larger "
+                        "val_fraction of 'shards', or --heldout, gives more.")  # fmt: skip
+    facts = {"documents": len(texts), "leaked": found - len(texts), "bytes": sum(text.n_bytes for text in texts),
+             "warnings": warnings}  # fmt: skip
     return {name: evaluate.encoded(texts, first, opened.tokenizer, opened.manifest["eos_id"])
             for name, opened in corpora.items()}, facts  # fmt: skip
 
@@ -218,18 +259,21 @@ def _hashes(data: bytes) -> np.ndarray:
 
 
 def _judged(asked: Recipe, opened: Corpus, out: Path, texts: list[Text]) -> dict[str, Any]:
-    """Train, or take what was trained, and judge; kept beside the run."""
+    """Train, or take what was trained, and judge; kept beside the run, as long as the same documents judge."""
     folder = out / asked.name
     done = loop.train(asked, opened, folder, loop.quiet)
+    judges = hashlib.sha256(b"".join(text.ids.tobytes() for text in texts)).hexdigest()
     kept = storage.read_json(folder / "judged.json")
-    if kept is not None and kept["fingerprint"] == done["fingerprint"]:
+    if kept is not None and (kept["fingerprint"], kept["judges"]) == (done["fingerprint"], judges):
         return kept
     model, _ = checkpoint.load(checkpoint.latest(folder))
     context, masked = asked.model.context, asked.data.mask == "document"
-    facts = evaluate.summary(texts, evaluate.score(model, texts, context, masked=masked))
+    scores = evaluate.score(model, texts, context, masked=masked)
+    facts = evaluate.summary(texts, scores)
     gap = evaluate.duplicate_gap(model, opened, context)
     result = {"bpb": facts["bpb"], "lang": facts["lang"], "source": facts["source"], "gap": gap,
-              "cpu_seconds": done["cpu_seconds"], "fingerprint": done["fingerprint"]}  # fmt: skip
+              "cpu_seconds": done["cpu_seconds"], "fingerprint": done["fingerprint"], "judges": judges,
+              "nats": [mine.nats for mine in scores], "n_bytes": [mine.n_bytes for mine in scores]}  # fmt: skip
     storage.write_json(folder / "judged.json", result)
     return result
 
@@ -254,29 +298,67 @@ def _differences(results: list[dict[str, Any]], design: Design) -> list[dict[str
     found = []
     for rate in design.rates:
         for one, other in combinations(dict.fromkeys(result["corpus"] for result in results), 2):
-            bpb = {name: [r["bpb"] for r in results if r["corpus"] == name and r["rate"] == rate]
-                   for name in (one, other)}  # fmt: skip
-            pair = difference(bpb[one], bpb[other])
+            runs = [[r for r in results if r["corpus"] == name and r["rate"] == rate] for name in (one, other)]
+            pair = difference(*([run["bpb"] for run in mine] for mine in runs))
+            first, second = (np.mean([run["nats"] for run in mine], axis=0) for mine in runs)
+            over = over_documents(first, second, np.array(runs[0][0]["n_bytes"]))
             found.append({"rate": rate, "one": one, "other": other, **pair._asdict(), "resolved": pair.resolved,
-                          "verdict": verdict(one, other, pair)})  # fmt: skip
+                          "verdict": verdict(one, other, pair), "over_documents": over and over._asdict()})  # fmt: skip
     return found
 
 
-def _blocks(recipe: Recipe, design: Design, results: list[dict], eaten: dict[str, dict], told: dict[str, Any],
-            out: Path) -> Iterator[tuple[str, Any]]:  # fmt: skip
+def _blocks(recipe: Recipe, design: Design, results: list[dict], found: list[dict], eaten: dict[str, dict],
+            told: dict[str, Any], out: Path) -> Iterator[tuple[str, Any]]:  # fmt: skip
     """The report, piece by piece: (kind, content)."""
     names = list(eaten)
     yield "title", f"Corpora compared: {', '.join(names)}"
-    for found in _differences(results, design):
-        yield "point", f"at {found['rate']:g} x the learning rate: {found['verdict']}"
+    yield "points", [f"at {pair['rate']:g} x the learning rate: {pair['verdict']}" for pair in found]
+    for warning in told["warnings"]:
+        yield "text", warning
     model = recipe.model
-    told_of = (f"{design.tokens:,} tokens a run, {len(design.seeds)} seeds, a model of {model.layers} layers and width "
-               f"{model.width}, windows of {model.context}; judged on {told['documents']} held-out documents of "
-               f"{told['bytes']:,} bytes ({told['leaked']} more were left out: half of their text is in a training "
-               "corpus).")  # fmt: skip
-    yield "text", told_of
+    yield "text", (f"{design.tokens:,} tokens a run, {len(design.seeds)} seeds, a model of depth {model.layers} and "
+                   f"width {model.width}, windows of {model.context}; judged on {told['documents']} held-out documents "
+                   f"of {told['bytes']:,} bytes ({told['leaked']} more were left out: half of their text is in a "
+                   "training corpus).")  # fmt: skip
+    yield "heading", "Differences, bits a byte"
+    yield "table", _pairs(found)
     yield "heading", "Bits a byte"
-    rows = []
+    yield "table", _losses(names, design, results)
+    yield "heading", "What each run really learned from"
+    yield "table", [["corpus", "tokens", "epochs", "documents", "copies", "by source", "by language"],
+                    *([name, f"{e['tokens']:,}", f"{e['epochs']:.2f}", f"{e['documents']:,}", f"{e['copied']:.1%}",
+                       _shares(e.get("source", {}), e["tokens"]), _shares(e.get("lang", {}), e["tokens"])]
+                      for name, e in eaten.items())]  # fmt: skip
+    yield "heading", "Bits a byte by language"
+    languages = sorted({lang for result in results for lang in result["lang"]})
+    yield "table", [["corpus", *languages], *([name, *(
+        f"{statistics.fmean(r['lang'][lang]['bpb'] for r in results if r['corpus'] == name):.4f}" for lang in languages
+    )] for name in names)]  # fmt: skip
+    yield "heading", "Training loss"
+    seed = design.seeds[0]
+    for rate in design.rates:
+        lines = {name: loop.read_log(out / f"{name}-lr{rate:g}-seed{seed}")[0] for name in names}
+        yield "picture", chart.curves(f"{rate:g} x the learning rate, seed {seed}", lines, "step", "nats a token")
+    yield "text", ("Curves of training, on each corpus's own text (in report.html): they show that runs went well, not "
+                   "which corpus to take.")  # fmt: skip
+
+
+def _pairs(found: list[dict]) -> list[list[str]]:
+    """The table of differences, first less second: above 0, the second is better."""
+    rows = [["first", "second", "rate x", "difference", "95 % over seeds", "95 % over documents",
+             "second better on"]]  # fmt: skip
+    for pair in found:
+        seeds = "-" if pair["low"] is None else f"{pair['low']:+.4f} to {pair['high']:+.4f}"
+        over = pair["over_documents"]
+        rows.append([pair["one"], pair["other"], f"{pair['rate']:g}", f"{pair['mean']:+.4f}", seeds,
+                     f"{over['low']:+.4f} to {over['high']:+.4f}" if over else "-",
+                     f"{over['better']} of {over['documents']} documents" if over else "-"])  # fmt: skip
+    return rows
+
+
+def _losses(names: list[str], design: Design, results: list[dict]) -> list[list[str]]:
+    """The table of every run's bits per byte."""
+    rows = [["corpus", "rate x", "mean", "deviation", "by seed", "duplicate gap", "CPU-s"]]
     for name in names:
         for rate in design.rates:
             mine = [r for r in results if r["corpus"] == name and r["rate"] == rate]
@@ -286,20 +368,7 @@ def _blocks(recipe: Recipe, design: Design, results: list[dict], eaten: dict[str
                          " ".join(f"{value:.4f}" for value in bpb),
                          f"{statistics.fmean(gaps):+.4f}" if gaps else "no copies",
                          f"{sum(r['cpu_seconds'] for r in mine):.0f}"])  # fmt: skip
-    yield "table", [["corpus", "rate x", "mean", "deviation", "by seed", "duplicate gap", "CPU-s"], *rows]
-    yield "heading", "What each run really learned from"
-    yield "table", [["corpus", "tokens", "epochs", "documents", "copies", "by source", "by language"],
-                    *([name, f"{e['tokens']:,}", f"{e['epochs']:.2f}", f"{e['documents']:,}", f"{e['copied']:.1%}",
-                       _shares(e.get("source", {}), e["tokens"]), _shares(e.get("lang", {}), e["tokens"])]
-                      for name, e in eaten.items())]  # fmt: skip
-    yield "heading", "By language"
-    languages = sorted({lang for result in results for lang in result["lang"]})
-    yield "table", [["corpus", *languages], *([name, *(
-        f"{statistics.fmean(r['lang'][lang]['bpb'] for r in results if r['corpus'] == name):.4f}" for lang in languages
-    )] for name in names)]  # fmt: skip
-    rate, seed = design.rates[0], design.seeds[0]
-    lines = {name: loop.read_log(out / f"{name}-lr{rate:g}-seed{seed}")[0] for name in names}
-    yield "picture", chart.curves(f"training loss, {rate:g} x rate, seed {seed}", lines, "step", "nats a token")
+    return rows
 
 
 def _shares(parts: dict[str, int], total: int) -> str:
@@ -314,27 +383,45 @@ def _markdown(blocks: list[tuple[str, Any]]) -> str:
         if kind == "table":
             head, *rows = [[cell.replace("|", "\\|") for cell in row] for row in content]
             lines += [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-            lines.append("")
+        elif kind == "points":
+            lines += [f"- {point}" for point in content]
         elif kind != "picture":
-            mark = {"title": "# ", "heading": "## ", "point": "- ", "text": "\n"}[kind]
-            lines += [mark + content] + ([""] if kind != "point" else [])
+            lines.append({"title": "# ", "heading": "## ", "text": ""}[kind] + content)
+        lines += [""] if kind != "picture" else []
     return "\n".join(lines)
 
 
+_STYLE = """
+body{font:15px/1.45 sans-serif;color:#222;background:#fff;max-width:1000px;margin:2em auto;padding:0 1em}
+h2{margin:1.6em 0 .5em;font-size:1.2em}li{margin:.3em 0}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:14px}
+td,th{border:1px solid #ccc;padding:4px 9px;text-align:left;vertical-align:top}th{background:#f3f3f3}
+td.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
+svg{display:block;max-width:760px;margin:.5em 0 1em;border:1px solid #eee}
+"""
+
+
 def _html(blocks: list[tuple[str, Any]]) -> str:
-    made = ['<!doctype html><meta charset="utf-8"><title>Corpora compared</title><style>body{font:15px sans-serif;'
-            "max-width:1000px;margin:2em auto}td,th{border:1px solid #ccc;padding:4px 8px;text-align:left}"
-            "table{border-collapse:collapse}</style>"]  # fmt: skip
+    made = ['<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            f"<title>Corpora compared</title><style>{_STYLE}</style>"]  # fmt: skip
     for kind, content in blocks:
         if kind == "table":
-            rows = [
-                "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
-                for tag, row in zip(["th"] + ["td"] * len(content), content)
-            ]
-            made.append("<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>")
+            head, *rows = content
+            made.append(
+                '<div class="wide"><table><tr>' + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"
+            )
+            made += ["<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows]
+            made.append("</table></div>")
+        elif kind == "points":
+            made.append("<ul>" + "".join(f"<li>{escape(point)}</li>" for point in content) + "</ul>")
         elif kind == "picture":
             made.append(content)
         else:
-            tag = {"title": "h1", "heading": "h2", "point": "li", "text": "p"}[kind]
+            tag = {"title": "h1", "heading": "h2", "text": "p"}[kind]
             made.append(f"<{tag}>{escape(content)}</{tag}>")
     return "\n".join(made) + "\n"
+
+
+def _cell(text: str) -> str:
+    figures = re.fullmatch(r"[-+\d.,% ]+( to [-+\d.]+)?", text)
+    return f"<td{' class=n' * bool(figures)}>{escape(text)}</td>"

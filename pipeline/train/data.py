@@ -4,11 +4,12 @@ A window is a few pieces (place, length) of the token array. `stream` concatenat
 tokens, the last of a window being the first of the next, so each token is predicted once. `bestfit` lies in `pack.py`.
 """
 
+import functools
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from pipeline.corpus import MANIFEST, Corpus, read_idx
+from pipeline.corpus import MANIFEST, Corpus
 from pipeline.storage import sha256
 from pipeline.train import pack
 from pipeline.train.order import BLOCK, Order, quotas
@@ -45,12 +46,7 @@ class Tokens:
 
     def lengths(self) -> np.ndarray:
         """Tokens of each document, EOS included, in the order of the array (int64)."""
-        if self.corpus.manifest["format"] == "memmap":
-            parts = [read_idx(self.corpus.folder / f"{shard.name}.idx")[0] for shard in self.shards]
-        else:
-            column = self.corpus.docs["n_tokens"]
-            parts = [column.slice(shard.first, shard.documents).to_numpy() for shard in self.shards]
-        return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
+        return np.concatenate([np.zeros(0, np.int64), *map(self.corpus.lengths, self.shards)])
 
     def documents(self) -> np.ndarray:
         """The number in the corpus (row of docs.parquet) of each document, in the order of the array."""
@@ -73,6 +69,10 @@ class Windows(Protocol):
 
     def pieces(self, window: int) -> list[tuple[int, int]]:
         """(place in the token array, length) of each piece of a window; all but a window's last token are inputs."""
+        ...
+
+    def learned(self, window: int) -> np.ndarray:
+        """bool (context,): whether each target of a window is learned from."""
         ...
 
     def exposure(self, visits: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -106,6 +106,9 @@ class Stream:
             found.append((int(self.places[run]) + skip, taken))
             at, wanted, run = at + taken, wanted - taken, run + 1
         return found
+
+    def learned(self, window: int) -> np.ndarray:
+        return np.ones(self.context, bool)
 
     def exposure(self, visits: np.ndarray, ends: np.ndarray) -> np.ndarray:
         edges = np.concatenate([[0], ends])
@@ -154,7 +157,6 @@ class Dataset:
         self.corpus, self.spec, self.context = corpus, spec, context
         self.fingerprint = sha256(corpus.folder / MANIFEST)
         self.tokens = Tokens(corpus, "train")
-        self._lengths: np.ndarray | None = None
         self.names, self.sources = self._cut()
         sizes = [len(windows) for windows in self.sources]
         if not all(sizes):
@@ -165,11 +167,15 @@ class Dataset:
             share = quotas(self.names, sizes, weights, samples, spec.mix.max_epochs)
         self.order = Order(sizes, share, digest(self.fingerprint, spec.seed).hex())
 
-    @property
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
-        if self._lengths is None:
-            self._lengths = self.tokens.lengths()
-        return self._lengths
+        """Tokens of each training document, in the order of the array."""
+        return self.tokens.lengths()
+
+    @functools.cached_property
+    def starts(self) -> np.ndarray:
+        """Where each training document begins in the array."""
+        return np.cumsum(self.lengths) - self.lengths
 
     def _cut(self) -> tuple[list[str], list[Windows]]:
         if self.spec.mix is None:
@@ -187,7 +193,7 @@ class Dataset:
         """The windows over the chosen documents (bool each), or over all."""
         if self.spec.pack == "stream" and chosen is None:
             return Stream(np.array([0]), np.array([self.tokens.size]), self.context)
-        lengths, starts = self.lengths, np.cumsum(self.lengths) - self.lengths
+        lengths, starts = self.lengths, self.starts
         if chosen is not None:
             lengths, starts = lengths[chosen], starts[chosen]
         if self.spec.pack == "stream":
@@ -214,8 +220,8 @@ class Dataset:
             raise Refused(f"token id {ids.max()} in a vocabulary of {self.corpus.manifest['vocab_size']}")
         learned = count * self.context
         if self.spec.pack == "bestfit":
-            targets = np.where(np.stack([self._learned(pieces) for pieces in rows]), targets, IGNORED)
-            learned = sum(int(self._learned(self.sources[s].pieces(w)).sum()) for s, w in zip(sources, windows))
+            kept = np.stack([self.sources[source].learned(window) for source, window in zip(sources, windows)])
+            targets, learned = np.where(kept[rank::world], targets, IGNORED), int(kept.sum())
         documents = np.stack([self._documents(row) for row in rows]) if self.spec.mask == "document" else None
         return Batch(ids[:, :-1], targets, documents, learned)
 
@@ -229,19 +235,9 @@ class Dataset:
             at += length
         row[at:] = self.corpus.manifest["eos_id"]
 
-    def _learned(self, pieces: list[tuple[int, int]]) -> np.ndarray:
-        """bool (context,): targets inside a document, or the first of one; not padding, nor across a cut."""
-        learned, at = np.zeros(self.context + 1, bool), 0
-        starts = np.cumsum(self.lengths) - self.lengths
-        for place, length in pieces:
-            learned[at : at + length] = True
-            learned[at] = starts[np.searchsorted(starts, place, "right") - 1] == place
-            at += length
-        return learned[1:]
-
     def _documents(self, pieces: list[tuple[int, int]]) -> np.ndarray:
         """int32 (context,): 0, 1, ... by document or cut piece; padding is one of its own."""
-        starts = np.cumsum(self.lengths) - self.lengths
+        starts = self.starts
         new, at = np.zeros(self.context + 1, np.int32), 0
         for place, length in pieces:
             low, high = np.searchsorted(starts, [place, place + length], "left")

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline import storage
+from pipeline import chart, storage
 from pipeline.corpus import Corpus
-from pipeline.train import chart, checkpoint, evaluate, optim
+from pipeline.train import checkpoint, evaluate, optim
 from pipeline.train.data import IGNORED, Batch, Dataset
 from pipeline.train.model import GPT
 from pipeline.train.order import BLOCK
@@ -69,6 +69,8 @@ class Run:
         saved = _COMPILE_SAVES * work / _CPU_FLOPS / self.ranks.size
         pays = self.ranks.device.type == "cuda" or (saved > _COMPILE_COSTS and shutil.which("g++") is not None)
         self.compiled = self.spec.compile == "on" or (self.spec.compile == "auto" and pays)
+        if self.compiled:
+            torch.compiler.reset()  # of an earlier run in this process: torch compiles one function 8 times at most
         if self.compiled and self.ranks.device.type == "cpu":
             from torch._inductor import config  # its pool of processes costs more than so small a model's few kernels
 
@@ -205,6 +207,8 @@ def _announce(run: Run, resumed: bool, say: Callable[[str], None]) -> None:
         shares = ", ".join(f"{name} {quota / BLOCK:.1%}" for name, quota in data["quotas"].items())
         left = f"; left out: {', '.join(data['left_out'])}" if data["left_out"] else ""
         say(f"mix by {run.recipe.data.mix.by}: {shares}{left}")
+    if not run.held_out:
+        say("no documents are held out, so nothing but the training loss judges the run (val_fraction of 'shards')")
     if resumed:
         say(f"{run.folder}: goes on after step {run.step}")
 
@@ -277,10 +281,10 @@ class Log:
         if len(recent) == _REMEMBERED:
             middle = statistics.median(recent)
             spread_ = 1.4826 * statistics.median(abs(value - middle) for value in recent)
-            if loss > middle + self.run.spec.spike * max(spread_, 0.01 * abs(middle)):
+            if not loss <= middle + self.run.spec.spike * max(spread_, 0.01 * abs(middle)):  # NaN is one too
                 windows = traced(self.run.data, self.run.corpus, step, self.run.spec.batch, rows)
                 record = {"step": step + 1, "loss": loss, "before": middle, "windows": windows}
-                storage.write_json(self.run.folder / "spikes" / f"step-{step + 1}.json", record)
+                storage.write_json(self.run.folder / "spikes" / f"step-{step + 1}.json", finite(record))
                 self.say(f"step {step + 1}: loss {loss:.3f} after {middle:.3f}; its documents are in "
                          f"{self.run.folder / 'spikes'}")  # fmt: skip
         recent.append(loss)
@@ -288,9 +292,9 @@ class Log:
 
     def _write(self, entry: dict[str, Any]) -> None:
         with (self.run.folder / "log.jsonl").open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            handle.write(json.dumps(finite(entry), ensure_ascii=False, allow_nan=False) + "\n")
         for name, value in entry.items() if self.board else ():
-            if isinstance(value, float):
+            if isinstance(value, (int, float)) and name != "step":
                 self.board.add_scalar(name, value, entry["step"])
 
     def evaluated(self, facts: dict[str, Any]) -> None:
@@ -316,6 +320,15 @@ class Log:
             if self.board:
                 self.board.close()
         return done
+
+
+def finite(value: Any) -> Any:
+    """A value for JSON, which has no NaN and no infinity: None in their place."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cpu_now() -> float:
@@ -378,7 +391,7 @@ def read_log(folder: Path) -> tuple[list[tuple[float, float]], list[tuple[float,
     """(step, loss) of the training lines and of the held-out lines of a log."""
     path = folder / "log.jsonl"
     entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    return ([(entry["step"], entry["loss"]) for entry in entries if "loss" in entry],
+    return ([(entry["step"], entry["loss"]) for entry in entries if entry.get("loss") is not None],
             [(entry["step"], entry["val_loss"]) for entry in entries if "val_loss" in entry])  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """What `eval` and `trace` tell of a training run."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +31,25 @@ def examined(model: GPT, recipe: Recipe, own: Corpus, judge: Corpus, pairs: Path
 
 def told(facts: dict[str, Any], step: int) -> str:
     """The figures of `examined` for a person."""
-    lines = [f"after step {step}: {facts['bpb']:.4f} bits a byte, {facts['loss']:.4f} nats a token, on "
-             f"{facts['documents']} held-out documents of {facts['bytes']:,} bytes"]  # fmt: skip
+    if facts["bpb"] is None:
+        lines = [f"after step {step}: no held-out documents, so nothing to judge by (shards.val_fraction, --corpus)"]
+    else:
+        lines = [f"after step {step}: {facts['bpb']:.4f} bits a byte, {facts['loss']:.4f} nats a token, on "
+                 f"{facts['documents']} held-out documents of {facts['bytes']:,} bytes"]  # fmt: skip
     for name in ("source", "lang"):
         for value, part in facts[name].items():
-            lines.append(f"  {name} {value}: {part['bpb']:.4f} bits a byte ({part['bytes']:,} bytes)")
+            if part["bytes"]:
+                lines.append(f"  {name} {value}: {part['bpb']:.4f} bits a byte ({part['bytes']:,} bytes)")
     if gap := facts["duplicates"]:
         lines.append(f"duplicate gap: {gap['gap']:+.4f} bits a byte ({gap['documents']} documents that are there "
                      f"{gap['copies']} times: {gap['repeated']:.4f}; unseen: {gap['unseen']:.4f})")  # fmt: skip
     else:
-        lines.append("duplicate gap: no document of the training corpus is there twice")
+        lines.append("duplicate gap: no document of the training corpus is there twice, or it holds none out")
     for name in ("repeated", "unseen"):
-        if not math.isnan(share := facts[f"regurgitated_{name}"]):
+        if (share := facts[f"regurgitated_{name}"]) is not None:
             lines.append(f"continued word for word for 32 bytes: {share:.1%} of {name} documents")
-    lines += [f"pairs {name}: {share:.1%}" for name, share in facts.get("pairs", {}).items()]
+    for name, share in facts.get("pairs", {}).items():
+        lines.append(f"pairs {name}: {'none in the file' if share is None else f'{share:.1%}'}")
     return "\n".join(lines)
 
 

@@ -50,7 +50,7 @@ class EdgesTask(NamedTuple):
 def save(path: Path, array: np.ndarray) -> str:
     """Write a `.npy` file atomically; returns its path, for a step's record."""
     with atomic(path) as beside, beside.open("wb") as handle:
-        np.save(handle, array)
+        np.save(handle, np.ascontiguousarray(array))  # one layout, so that kernels are compiled once
     return str(path)
 
 

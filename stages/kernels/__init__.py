@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 import numba
+import numpy as np
 
 
 def cache_folder() -> Path:
@@ -29,3 +30,23 @@ def _digest() -> str:
 
 if "NUMBA_CACHE_DIR" not in os.environ:  # for this process, and for those it starts
     os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = str(cache_folder() / f"kernels-{_digest()}")
+
+
+kernel = numba.njit(cache=True, nogil=True, _nrt=False)
+"""What Python calls, that fills arrays it is handed and allocates none: the only code that is cached."""
+
+inner = numba.njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""What only kernels call and that allocates nothing. It becomes part of each kernel that calls it and is not cached for
+itself, which would save nothing later, and which two processes that compile at once would do under the same name.
+Without numba's run time it does not count references to the arrays it is handed; those atomic counts, a few for every
+line and word, took longer than the work itself."""
+
+inlined = numba.njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+"""The same, for what is too small to be called."""
+
+
+def constant(array: np.ndarray) -> np.ndarray:
+    """The same memory as a read-only array: numba compiles a kernel anew for any other kind of array."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -1,7 +1,8 @@
 """Token ids of a batch: from the encoder's buffer into the column's, an end after every document, in one pass."""
 
 import numpy as np
-from numba import njit
+
+from stages.kernels import constant, kernel
 
 
 def terminated(ids: np.ndarray, offsets: np.ndarray, end: int, dtype: str) -> np.ndarray:
@@ -10,11 +11,11 @@ def terminated(ids: np.ndarray, offsets: np.ndarray, end: int, dtype: str) -> np
     `ids` is uint32, document i is `ids[offsets[i]:offsets[i + 1]]` (int64, documents + 1). Every id must fit `dtype`.
     """
     out = np.empty(len(ids) + len(offsets) - 1, dtype)
-    _terminate(ids, offsets, out.dtype.type(end), out)
+    _terminate(constant(ids), constant(offsets), out.dtype.type(end), out)
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _terminate(ids, offsets, end, out):  # type: ignore[no-untyped-def]
     for row in range(len(offsets) - 1):
         for place in range(offsets[row], offsets[row + 1]):

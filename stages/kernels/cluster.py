@@ -21,9 +21,9 @@ def sort_rows(rows):  # type: ignore[no-untyped-def]
     left out of order for the insertion sort at the end. 0.024 us a row on one core (8.5 million random keys); six
     passes of 11 bits took 0.058, `argsort` and the gather after it 0.17.
     """
-    if rows.shape[1] < 2:
-        return
-    differ = rows[0].min() ^ rows[0].max()
+    differ = np.uint64(0)
+    for i in range(1, rows.shape[1]):
+        differ |= rows[0, i] ^ rows[0, 0]
     base = 32
     while base and not differ >> np.uint64(31 + base):
         base -= 1
@@ -33,7 +33,9 @@ def sort_rows(rows):  # type: ignore[no-untyped-def]
             places[turn, (rows[0, i] >> np.uint64(base + 8 * turn)) & np.uint64(255)] += 1
     source, target = rows, np.empty_like(rows)
     for turn in range(4):
-        places[turn] = np.cumsum(places[turn]) - places[turn]
+        total = 0
+        for digit in range(256):
+            total, places[turn, digit] = total + places[turn, digit], total
         shift = np.uint64(base + 8 * turn)
         for i in range(rows.shape[1]):
             digit = (source[0, i] >> shift) & np.uint64(255)
@@ -177,7 +179,10 @@ def _overlap_sorted(short, long):  # type: ignore[no-untyped-def]
     common = 0
     low = 0
     for value in short:
-        low += np.searchsorted(long[low:], value)
+        high = len(long)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if long[middle] < value else (low, middle)
         if low == len(long):
             break
         common += long[low] == value
@@ -246,15 +251,28 @@ def _standing(found, number, x, starts, shared, threshold, containment):  # type
 
 
 @njit(cache=True, nogil=True)
+def _ascending(values):  # type: ignore[no-untyped-def]
+    """Sort a few values in place: insertion sort."""
+    for i in range(1, len(values)):
+        value = values[i]
+        place = i
+        while place and values[place - 1] > value:
+            values[place] = values[place - 1]
+            place -= 1
+        values[place] = value
+
+
+@njit(cache=True, nogil=True)
 def _choose(candidates, x, starts, values, ids, mark, threshold, containment, counts):  # type: ignore[no-untyped-def]
     """The first of the candidates that is a keeper of x: (its number or -1, score, how)."""
     size = starts[x + 1] - starts[x]
-    for y in np.sort(candidates):
+    _ascending(candidates)
+    for y in candidates:
         other = starts[y + 1] - starts[y]
         if other > _LONGER * size:
             common = _overlap_sorted(values[starts[x] : starts[x + 1]], values[starts[y] : starts[y + 1]])
         else:
-            common = _overlap(ids[starts[y] : starts[y + 1]], mark, x)
+            common = _overlap(ids[starts[y] : starts[y + 1]], mark, x + 1)
         counts[0] += 1
         jaccard = common / (size + other - common)
         inside = common / size
@@ -273,23 +291,26 @@ def _component(starts, values, keys, settled, threshold, containment, per_key, a
     documents = len(starts) - 1
     ids = np.empty(len(values), np.int32)
     frequency = _number(values, ids, np.empty(len(values), np.uint64))
-    mark = np.full(len(frequency), -1, np.int32)
+    mark = np.zeros(len(frequency), np.int32)  # 1 + the last document that had the shingle and was compared
     numbers, sizes = _key_numbers(keys)
     posts = np.zeros(len(sizes) + 1, np.int64)  # the leaders of key k: postings[posts[k]:][:filled[k]]
-    posts[1:] = np.cumsum(np.minimum(sizes, per_key))
+    for key in range(len(sizes)):
+        posts[key + 1] = posts[key] + min(sizes[key], per_key)
     postings = np.empty(posts[-1], np.int32)
     filled = np.zeros(len(sizes), np.int32)
-    seen = np.full(documents, -1, np.int32)
+    seen = np.zeros(documents, np.int32)  # 1 + the last document that it was found for
     found = np.empty(documents, np.int32)
     shared = np.zeros(documents, np.int64)  # shingles that some other document of the component has too
     for x in range(documents):
         mine = ids[starts[x] : starts[x + 1]]
-        shared[x] = np.sum(frequency[mine] > 1)
+        for shingle in mine:
+            shared[x] += frequency[shingle] > 1
         if len(mine) and not settled[x]:
-            number = _listed(numbers[x], filled, posts, postings, seen, found, x)
+            number = _listed(numbers[x], filled, posts, postings, seen, found, x + 1)
             candidates = found[: _standing(found, number, x, starts, shared, threshold, containment)]
             if len(candidates):
-                mark[mine] = x
+                for shingle in mine:
+                    mark[shingle] = x + 1
                 keeper[x], score[x], how[x] = _choose(
                     candidates, x, starts, values, ids, mark, threshold, containment, counts
                 )

@@ -16,7 +16,8 @@ A text is one line: a newline in it is a space, and the end-of-line token `</s>`
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from stages.kernels import constant, inner, kernel
 
 TREE, SIGMOIDS, SOFTMAX = range(3)
 """How labels are scored: hierarchical softmax; each for itself (one-vs-all, negative sampling); softmax."""
@@ -56,20 +57,21 @@ _PIECE = 256  # characters of a long word taken at a time
 _BOUND = np.float32(8)  # from minus this to this the library tabulates its sigmoid, in steps of 1/32
 _SIGMOID = (1 / (1 + np.exp(-np.linspace(-_BOUND, _BOUND, 513)))).astype(np.float32)
 _NOTHING, _STOP, _NO_WORD = range(-1, -4, -1)
+_NO, _FIRST = np.int64(0), np.int64(1)  # numba compiles a function once more for a literal it is called with
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _fnv(value, byte):  # type: ignore[no-untyped-def]
     # The library's bytes are signed, and widened before they are mixed in.
     return np.uint32((value ^ np.uint32(np.int32(np.int8(byte)))) * _PRIME)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _blank(byte):  # type: ignore[no-untyped-def]
     return byte <= _SPACE and (_BLANKS >> np.uint64(byte)) & _ONE != 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _hash(letters, start, end):  # type: ignore[no-untyped-def]
     value = _BASIS
     for place in range(start, end):
@@ -77,7 +79,7 @@ def _hash(letters, start, end):  # type: ignore[no-untyped-def]
     return value
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _equal(one, start, end, other, at, until):  # type: ignore[no-untyped-def]
     if end - start != until - at:
         return False
@@ -90,22 +92,24 @@ def _equal(one, start, end, other, at, until):  # type: ignore[no-untyped-def]
 # Dictionary
 
 
-@njit(cache=True, nogil=True)
-def index(letters, places):  # type: ignore[no-untyped-def]
+def index(letters: np.ndarray, places: np.ndarray) -> np.ndarray:
     """int32[power of two]: the number of the dictionary entry whose hash leads there (linear probing), -1 for none."""
-    size = 16
-    while size < 2 * len(places):
-        size *= 2
-    slots = np.full(size, np.int32(-1))
-    for entry in range(len(places) - 1):
-        slot = np.int64(_hash(letters, places[entry], places[entry + 1])) & (size - 1)
-        while slots[slot] >= 0:
-            slot = (slot + 1) & (size - 1)
-        slots[slot] = entry
+    slots = np.full(max(16, 1 << (2 * len(places) - 1).bit_length()), -1, np.int32)
+    _index(constant(letters), constant(places), slots)
     return slots
 
 
-@njit(cache=True, nogil=True)
+@kernel
+def _index(letters, places, slots):  # type: ignore[no-untyped-def]
+    mask = len(slots) - 1
+    for entry in range(len(places) - 1):
+        slot = np.int64(_hash(letters, places[entry], places[entry + 1])) & mask
+        while slots[slot] >= 0:
+            slot = (slot + 1) & mask
+        slots[slot] = entry
+
+
+@inner
 def _find(data, start, end, value, model):  # type: ignore[no-untyped-def]
     """The number of the entry `data[start:end]`, hashed to `value`, or -1."""
     mask = len(model.slots) - 1
@@ -118,7 +122,7 @@ def _find(data, start, end, value, model):  # type: ignore[no-untyped-def]
     return np.int64(-1)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _row(bucket, words, kept, before):  # type: ignore[no-untyped-def]
     """The row of the table for this bucket, or -1; the arguments are those of `Model`."""
     if len(kept) == 0:
@@ -136,7 +140,7 @@ def _row(bucket, words, kept, before):  # type: ignore[no-untyped-def]
 # Rows of a text
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _subwords(word, end, first, last, model, ids, count):  # type: ignore[no-untyped-def]
     """Append the rows of the n-grams of `word[:end]` that start at a place in [first, last); returns the new count.
 
@@ -164,24 +168,24 @@ def _subwords(word, end, first, last, model, ids, count):  # type: ignore[no-unt
     return count
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _entry(data, start, end, value, model):  # type: ignore[no-untyped-def]
     """What the word is: its number in the dictionary, or _NOTHING (unknown), _STOP (`</s>`), _NO_WORD (a label)."""
     entry = _find(data, start, end, value, model)
-    if _equal(data, start, end, _END, 0, len(_END)):
+    if _equal(data, start, end, _END, _NO, np.int64(len(_END))):
         return np.int64(_STOP)
     if entry >= model.words:
         return np.int64(_NO_WORD)
-    known_by = min(end, start + len(_LABEL))
-    if entry < 0 and _equal(data, start, known_by, _LABEL, 0, len(_LABEL)):
+    known_by = start + len(_LABEL) if start + len(_LABEL) < end else end
+    if entry < 0 and _equal(data, start, known_by, _LABEL, _NO, np.int64(len(_LABEL))):
         return np.int64(_NO_WORD)
     return entry
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _add_rows(table, ids, count, total):  # type: ignore[no-untyped-def]
     """Add these rows to `total`, one after the other."""
-    done = 0
+    done = _NO
     while done + 8 <= count:
         a, b, c, d = table[ids[done]], table[ids[done + 1]], table[ids[done + 2]], table[ids[done + 3]]
         e, f, g, h = table[ids[done + 4]], table[ids[done + 5]], table[ids[done + 6]], table[ids[done + 7]]
@@ -194,16 +198,16 @@ def _add_rows(table, ids, count, total):  # type: ignore[no-untyped-def]
             total[i] += row[i]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _add_word_ngrams(hashes, words, model, ids, total):  # type: ignore[no-untyped-def]
     """Add the rows of the n-grams of the words hashed to `hashes[:words]` to `total`; returns how many."""
-    count = added = 0
+    count = added = _NO
     for first in range(words):
         value = np.uint64(np.int64(hashes[first]))
         for last in range(first + 1, min(words, first + model.word_ngrams)):
             if count == len(ids):
                 _add_rows(model.table, ids, count, total)
-                added, count = added + count, 0
+                added, count = added + count, _NO
             value = value * _WORD_PRIME + np.uint64(np.int64(hashes[last]))
             row = _row(np.int64(value % np.uint64(model.bucket)), np.int64(model.words), model.kept, model.before)
             if row >= 0:
@@ -213,10 +217,10 @@ def _add_word_ngrams(hashes, words, model, ids, total):  # type: ignore[no-untyp
     return added + count
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _spell(data, start, end, entry, model, word, ids, count, total):  # type: ignore[no-untyped-def]
     """Append the rows of a word; returns the new count, and how many were added to `total` to make room."""
-    added = 0
+    added = _NO
     if entry >= 0:
         ids[count] = entry
         count += 1
@@ -226,20 +230,21 @@ def _spell(data, start, end, entry, model, word, ids, count, total):  # type: ig
     word[0], word[size - 1] = _OPEN, _CLOSE
     for step in range(1, size - 1):
         word[step] = data[start + step - 1]
-    for first in range(0, size, _PIECE):
+    for first in range(_NO, size, _PIECE):
         if count + _PIECE * model.maxn > len(ids):
             _add_rows(model.table, ids, count, total)
-            added, count = added + count, 0
+            added, count = added + count, _NO
         count = _subwords(word, size, first, min(size, first + _PIECE), model, ids, count)
     return count, added
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _embed(data, start, end, model, memory, word, ids, hashes, total):  # type: ignore[no-untyped-def]
     """The average of the rows of the text `data[start:end]` into `total`; returns how many rows that were."""
     letters, sizes, counts, rows = memory
-    total[:] = np.float32(0)
-    count = added = words = 0
+    for i in range(len(total)):
+        total[i] = np.float32(0)
+    count = added = words = _NO
     place = start
     while place <= end:
         value, first = _BASIS, place
@@ -252,9 +257,9 @@ def _embed(data, start, end, model, memory, word, ids, hashes, total):  # type: 
             continue
         if count + _IDS > len(ids):
             _add_rows(model.table, ids, count, total)
-            added, count = added + count, 0
+            added, count = added + count, _NO
         slot = np.int64(value) & (len(sizes) - 1)
-        if sizes[slot] == size and _equal(data, first, first + size, letters[slot], 0, size):
+        if sizes[slot] == size and _equal(data, first, first + size, letters[slot], _NO, size):
             for one in range(counts[slot]):
                 ids[count + one] = rows[slot, one]
             count += counts[slot]
@@ -279,16 +284,16 @@ def _embed(data, start, end, model, memory, word, ids, hashes, total):  # type: 
     return _close(model, ids, count, added, hashes, words, total)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _close(model, ids, count, added, hashes, words, total):  # type: ignore[no-untyped-def]
     """Add what is left, the end of the line and the n-grams of words, and divide."""
-    value = _hash(_END, 0, len(_END))
-    entry = _find(_END, 0, len(_END), value, model)
+    value = _hash(_END, _NO, np.int64(len(_END)))
+    entry = _find(_END, _NO, np.int64(len(_END)), value, model)
     _add_rows(model.table, ids, count, total)
     added += count
     if 0 <= entry < model.words:
         ids[0] = entry
-        _add_rows(model.table, ids, 1, total)
+        _add_rows(model.table, ids, _FIRST, total)
         added += 1
     if model.word_ngrams > 1:
         hashes[words] = np.int32(value)
@@ -303,7 +308,7 @@ def _close(model, ids, count, added, hashes, words, total):  # type: ignore[no-u
 # The best labels: a heap as the C++ library of GNU keeps it, whose order of equals the answer depends on
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _rise(scores, labels, hole, top, score, label):  # type: ignore[no-untyped-def]
     """Move the hole up to where (score, label) fits, and put it there; the lowest score is at the top."""
     parent = (hole - 1) // 2
@@ -314,13 +319,13 @@ def _rise(scores, labels, hole, top, score, label):  # type: ignore[no-untyped-d
     scores[hole], labels[hole] = score, label
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _pop(scores, labels, size):  # type: ignore[no-untyped-def]
     """Move the lowest of `size` to the end, and make a heap of the others."""
     size -= 1
     score, label = scores[size], labels[size]
     scores[size], labels[size] = scores[0], labels[0]
-    hole = child = 0
+    hole = child = _NO
     while child < (size - 1) // 2:
         child = 2 * (child + 1)
         if scores[child] > scores[child - 1]:
@@ -331,13 +336,13 @@ def _pop(scores, labels, size):  # type: ignore[no-untyped-def]
         child = 2 * child + 1
         scores[hole], labels[hole] = scores[child], labels[child]
         hole = child
-    _rise(scores, labels, hole, 0, score, label)
+    _rise(scores, labels, hole, _NO, score, label)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _offer(scores, labels, size, k, score, label):  # type: ignore[no-untyped-def]
     """Keep the best k of what is offered; returns how many there are now."""
-    _rise(scores, labels, size, 0, np.float32(score), label)
+    _rise(scores, labels, size, _NO, score, label)
     if size < k:
         return size + 1
     _pop(scores, labels, size + 1)
@@ -347,12 +352,12 @@ def _offer(scores, labels, size, k, score, label):  # type: ignore[no-untyped-de
 # Scores of labels
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _log(chance):  # type: ignore[no-untyped-def]
     return np.float32(np.log(np.float64(chance) + 1e-5))
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _dot(row, total):  # type: ignore[no-untyped-def]
     value = np.float32(0)
     for i in range(len(total)):
@@ -360,14 +365,14 @@ def _dot(row, total):  # type: ignore[no-untyped-def]
     return value
 
 
-@njit(cache=True, nogil=True)
-def _descend(model, total, k, scores, labels):  # type: ignore[no-untyped-def]
+@inner
+def _descend(model, total, k, stack, scores, labels):  # type: ignore[no-untyped-def]
     """The best k labels of the tree, left before right, passing over branches that cannot be among them."""
+    nodes, sums = stack
     leaves = len(model.tree) + 1
-    nodes, sums = np.empty(leaves + 1, np.int64), np.empty(leaves + 1, np.float32)
     nodes[0], sums[0] = 2 * leaves - 2, np.float32(0)
-    waiting, size = 1, 0
-    lowest = _log(0.0)
+    waiting, size = _FIRST, _NO
+    lowest = _log(np.float32(0))
     while waiting:
         waiting -= 1
         node, score = nodes[waiting], sums[waiting]
@@ -385,7 +390,7 @@ def _descend(model, total, k, scores, labels):  # type: ignore[no-untyped-def]
     return size
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _chances(model, total, chances):  # type: ignore[no-untyped-def]
     """The probability of every label: softmax, or each label for itself."""
     for label in range(len(chances)):
@@ -410,11 +415,11 @@ def _chances(model, total, chances):  # type: ignore[no-untyped-def]
             chances[label] = 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _scan(model, total, k, chances, scores, labels):  # type: ignore[no-untyped-def]
     """The best k labels where every one has to be looked at."""
     _chances(model, total, chances)
-    size = 0
+    size = _NO
     for label in range(len(chances)):
         score = _log(chances[label])
         if size < k or score >= scores[0]:
@@ -422,8 +427,7 @@ def _scan(model, total, k, chances, scores, labels):  # type: ignore[no-untyped-
     return size
 
 
-@njit(cache=True, nogil=True)
-def predict(data, offsets, model, k):  # type: ignore[no-untyped-def]
+def predict(data: np.ndarray, offsets: np.ndarray, model: Model, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The best `k` labels of every row, best first: int32[rows, k], float32[rows, k]; -1 and 0 where there are fewer.
 
     `data` is UTF-8 (uint8), `offsets` int64[rows + 1]. A label is an index into the labels of the model. Probabilities
@@ -431,9 +435,7 @@ def predict(data, offsets, model, k):  # type: ignore[no-untyped-def]
     """
     rows, dim, choices = len(offsets) - 1, model.table.shape[1], len(model.tree) + 1
     found, chances = np.full((rows, k), -1, np.int32), np.zeros((rows, k), np.float32)
-    size, longest = offsets[rows] - offsets[0], 0
-    for row in range(rows):
-        longest = max(longest, offsets[row + 1] - offsets[row])
+    size, longest = int(offsets[rows] - offsets[0]), int(np.diff(offsets).max(initial=0))
     slots = 64
     while slots < _SLOTS and slots < size // 8:
         slots *= 2
@@ -447,16 +449,24 @@ def predict(data, offsets, model, k):  # type: ignore[no-untyped-def]
     word = np.empty(longest + 2, np.uint8)
     hashes = np.empty(longest // 2 + 2 if model.word_ngrams > 1 else 0, np.int32)
     total, every = np.empty(dim, np.float32), np.empty(choices, np.float32)
-    scores, labels = np.empty(k + 1, np.float32), np.empty(k + 1, np.int64)
-    for row in range(rows):
+    stack = np.empty(choices + 1, np.int64), np.empty(choices + 1, np.float32)
+    best = np.empty(k + 1, np.float32), np.empty(k + 1, np.int64)
+    _predict(constant(data), offsets, model, memory, (word, ids, hashes), total, every, stack, best, found, chances)
+    return found, chances
+
+
+@kernel
+def _predict(data, offsets, model, memory, rooms, total, every, stack, heap, found, chances):  # type: ignore[no-untyped-def]
+    (word, ids, hashes), (scores, labels) = rooms, heap
+    k = found.shape[1]
+    for row in range(len(offsets) - 1):
         if not _embed(data, offsets[row], offsets[row + 1], model, memory, word, ids, hashes, total):
             continue
         if model.loss == TREE:
-            best = _descend(model, total, k, scores, labels)
+            best = _descend(model, total, k, stack, scores, labels)
         else:
             best = _scan(model, total, k, every, scores, labels)
         for rest in range(best, 1, -1):
             _pop(scores, labels, rest)
         for place in range(best):
             found[row, place], chances[row, place] = labels[place], np.exp(scores[place])
-    return found, chances

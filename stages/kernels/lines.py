@@ -5,10 +5,11 @@ point. C4 takes lines as str.splitlines does, the others part them at newlines o
 """
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import numpy as np
-from numba import njit
 
+from stages.kernels import constant, inlined, inner, kernel
 from stages.kernels.scan import (
     ALONE,
     BREAK,
@@ -29,9 +30,6 @@ from stages.kernels.scan import (
     eight,
     equal_to,
     find,
-    grown,
-    inlined,
-    inner,
     mix,
     read_line,
     strip,
@@ -46,7 +44,10 @@ LONG_WORD, CITATIONS, UNTERMINATED, FEW_WORDS, JAVASCRIPT, POLICY, LOREM, CURLY 
 FULL_LINES, PUNCT_LINES, SHORT_LINES, DUP_CHARS, LINE_CHARS = range(5)
 
 _OPEN, _CLOSE, _CURLY, _BLANK = 0x5B, 0x5D, 0x7B, 0x20
+_OPENS, _CONTROL, _LEAD_C2, _LEAD_E2 = np.uint64(_OPEN), np.uint64(0), np.uint64(0xC2), np.uint64(0xE2)
 _SEED = np.uint64(0x9AE16A3B2F90404F)
+Phrases: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]
+
 _EDIT = np.frombuffer(b"[edit]", np.uint8)
 _NEEDED = np.frombuffer(b"[citation needed]", np.uint8)
 _CONTROLS = np.uint64(0xE0E0E0E0E0E0E0E0)
@@ -97,22 +98,37 @@ def _meet(slots, keys, mask, value, chars, out):  # type: ignore[no-untyped-def]
 # FineWeb's lines
 
 
-@njit(cache=True, nogil=True)
-def measure_lines(data, offsets, profile, kind, short, ends):  # type: ignore[no-untyped-def]
+def measure_lines(
+    data: np.ndarray, offsets: np.ndarray, profile: np.ndarray, kind: np.ndarray, short: np.ndarray, ends: np.ndarray
+) -> np.ndarray:
     """What FineWeb's rules ask of the lines that hold more than white space, int64[rows, 5], FULL_LINES to LINE_CHARS.
 
     FULL_LINES: how many. PUNCT_LINES: those whose last character is a terminal mark or one of `ends` (int32, a row for
     each profile, padded with -1). SHORT_LINES: those of at most `short` (int64[profiles]) characters. DUP_CHARS:
     characters of the lines seen before. LINE_CHARS: all characters of the text but newlines.
     """
-    rows = len(offsets) - 1
-    out = np.zeros((rows, 5), np.int64)
-    slots, keys = np.empty(1 << 12, np.int32), np.empty(1 << 12, np.uint64)
-    for row in range(rows):
+    data, most = constant(data), np.zeros(1, np.int64)
+    _most_lines(data, offsets, most)
+    slots = np.empty(max(16, 1 << (2 * int(most[0]) - 1).bit_length()), np.int32)
+    out = np.zeros((len(offsets) - 1, 5), np.int64)
+    _measure_lines(data, offsets, profile, kind, short, ends, slots, np.empty(len(slots), np.uint64), out)
+    return out
+
+
+@kernel
+def _most_lines(data, offsets, most):  # type: ignore[no-untyped-def]
+    """The lines of the row that has most of them, into most[0]."""
+    for row in range(len(offsets) - 1):
+        lines = 1 + count_newlines(data, offsets[row], offsets[row + 1])
+        if lines > most[0]:
+            most[0] = lines
+
+
+@kernel
+def _measure_lines(data, offsets, profile, kind, short, ends, slots, keys, out):  # type: ignore[no-untyped-def]
+    for row in range(len(out)):
         place, end, which, counts = offsets[row], offsets[row + 1], profile[row], out[row]
-        most = 1 + count_newlines(data, place, end)
-        slots, keys = grown(slots, keys, most)
-        mask = cleared(slots, most)
+        mask = cleared(slots, 1 + count_newlines(data, place, end))
         while place <= end:
             stop, value, chars = read_line(data, place, end)
             counts[LINE_CHARS] += chars
@@ -125,7 +141,6 @@ def measure_lines(data, offsets, profile, kind, short, ends):  # type: ignore[no
                 counts[DUP_CHARS] += chars if slots[slot] >= 0 else 0
                 slots[slot], keys[slot] = 1, value
             place = stop + 1
-    return out
 
 
 @inner
@@ -141,8 +156,17 @@ def _full(data, place, end, kind):  # type: ignore[no-untyped-def]
 # C4's lines
 
 
-@njit(cache=True, nogil=True)
-def edit(data, offsets, profile, kind, longest, fewest, ends, drops, wanted):  # type: ignore[no-untyped-def]
+def edit(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    profile: np.ndarray,
+    kind: np.ndarray,
+    longest: np.ndarray,
+    fewest: np.ndarray,
+    ends: np.ndarray,
+    drops: np.ndarray,
+    wanted: Phrases,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """C4's line rules: the edited bytes, their offsets, and int64[rows, 8] of what was found (LONG_WORD to CURLY).
 
     A line (of str.splitlines) is stripped, loses its citations, and falls when it has a word of more than `longest`
@@ -152,10 +176,18 @@ def edit(data, offsets, profile, kind, longest, fewest, ends, drops, wanted):  #
     int32[profiles, n] padded with -1, `drops` uint8[profiles, 8]: which rules act; `wanted` comes from `phrases`.
     """
     rows = len(offsets) - 1
-    found = np.zeros((rows, 8), np.int64)
-    bounds = np.zeros(rows + 1, np.int64)
+    found, bounds = np.zeros((rows, 8), np.int64), np.zeros(rows + 1, np.int64)
     edited = np.empty(offsets[-1] - offsets[0] + rows, np.uint8)
-    for row in range(rows):
+    limits = longest, fewest, ends, drops, wanted
+    _edit(constant(data), offsets, profile, kind, limits, edited, constant(edited), bounds, found)
+    return edited[: bounds[rows]], bounds, found
+
+
+@kernel
+def _edit(data, offsets, profile, kind, limits, edited, read, bounds, found):  # type: ignore[no-untyped-def]
+    """`read` is `edited` for those who read it, of the same type as `data`."""
+    longest, fewest, ends, drops, wanted = limits
+    for row in range(len(found)):
         which, place, end, base = profile[row], offsets[row], offsets[row + 1], bounds[row]
         size = base
         while place < end:
@@ -167,15 +199,14 @@ def edit(data, offsets, profile, kind, longest, fewest, ends, drops, wanted):  #
                 continue
             few = _has_few_words(data, first, last, kind, fewest[which])
             until = _copy(data, first, last, kind, drops[which, CITATIONS], edited, size, found[row])
-            if not _falls(edited, size, until, few, ends[which], drops[which], wanted, found[row]):
+            if not _falls(read, size, until, few, ends[which], drops[which], wanted, found[row]):
                 edited[until] = NEWLINE
                 size = until + 1
-        first, last = strip(edited, base, size, kind)
+        first, last = strip(read, base, size, kind)
         if first > base:
             for place in range(first, last):
                 edited[base + place - first] = edited[place]
         bounds[row + 1] = base + last - first
-    return edited[: bounds[rows]], bounds, found
 
 
 @inner
@@ -202,7 +233,7 @@ def _line_end(data, place, end, kind):  # type: ignore[no-untyped-def]
 def _may_break(word):  # type: ignore[no-untyped-def]
     """Top bits of the bytes that may begin a line break: below 0x20, 0xC2 (U+0085), 0xE2 (U+2028)."""
     controls = word & _CONTROLS
-    return equal_to(controls, 0) | equal_to(word, 0xC2) | equal_to(word, 0xE2)
+    return equal_to(controls, _CONTROL) | equal_to(word, _LEAD_C2) | equal_to(word, _LEAD_E2)
 
 
 @inner
@@ -258,7 +289,7 @@ def _copy(data, place, end, kind, citing, edited, size, found):  # type: ignore[
                 found[CITATIONS] += 1
                 place = after
                 continue
-            stop = _next(data, place + 1, end, _OPEN)
+            stop = _next(data, place + 1, end, _OPENS)
         for at in range(np.uintp(stop - place)):
             edited[np.uintp(size) + at] = data[np.uintp(place) + at]
         size += stop - place
@@ -268,7 +299,7 @@ def _copy(data, place, end, kind, citing, edited, size, found):  # type: ignore[
 
 @inner
 def _next(data, place, end, byte):  # type: ignore[no-untyped-def]
-    """Where `byte` comes next in data[place:end]; `end` if it does not."""
+    """Where `byte` (uint64) comes next in data[place:end]; `end` if it does not."""
     while place + 8 <= end:
         ahead = bytes_in(below(equal_to(eight(data, place), byte)))
         place += ahead
@@ -323,7 +354,7 @@ def _falls(line, start, end, few, ends, drops, wanted, found):  # type: ignore[n
 # C4's phrases
 
 
-def phrases(groups: Iterable[tuple[int, Iterable[str]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
+def phrases(groups: Iterable[tuple[int, Iterable[str]]]) -> Phrases:
     """Lower-case phrases to look for in lines, as `edit` takes them: bytes, offsets, groups, how far to
     skip, and the length of the shortest.
 

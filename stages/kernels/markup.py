@@ -5,7 +5,8 @@ elements whose content is no markup (script, style, textarea, title, xmp, iframe
 """
 
 import numpy as np
-from numba import njit
+
+from stages.kernels import constant, inlined, inner, kernel
 
 _RAW = ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes")
 _FLAT = """
@@ -27,7 +28,7 @@ FLAT = np.sort(np.array([_packed(name) for name in _FLAT.split()], np.uint64))
 NO_SELF_CLOSING = np.array([_packed(name) for name in _NO_SELF_CLOSING], np.uint64)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _name(data, place, end):  # type: ignore[no-untyped-def]
     """The first 8 bytes of the tag name at `place` in lower case, packed big-endian, and the place after the name."""
     packed = np.uint64(0)
@@ -45,7 +46,7 @@ def _name(data, place, end):  # type: ignore[no-untyped-def]
     return packed, place
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _attributes(data, place, end):  # type: ignore[no-untyped-def]
     """From behind a tag's name: how many attributes it has, whether it ends in `/>`, and the place after the tag."""
     number = 0
@@ -71,7 +72,7 @@ def _attributes(data, place, end):  # type: ignore[no-untyped-def]
     return number, closed, end
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _after_value(data, place, end):  # type: ignore[no-untyped-def]
     """The place after the attribute value that starts behind the `=` at `place - 1`."""
     while place < end and data[place] <= 32:
@@ -87,7 +88,7 @@ def _after_value(data, place, end):  # type: ignore[no-untyped-def]
     return place
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _after_comment(data, place, end):  # type: ignore[no-untyped-def]
     """The place after the comment whose `<!--` starts at `place`; `<!-->` is a whole comment."""
     at = place + 4
@@ -104,7 +105,7 @@ def _after_comment(data, place, end):  # type: ignore[no-untyped-def]
     return end
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _after_raw(data, place, end, name):  # type: ignore[no-untyped-def]
     """The place of the end tag that ends an element without markup in it."""
     while place + 2 < end:
@@ -116,7 +117,7 @@ def _after_raw(data, place, end, name):  # type: ignore[no-untyped-def]
     return end
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _holds(names, name):  # type: ignore[no-untyped-def]
     for one in names:  # noqa: SIM110 - numba
         if one == name:
@@ -124,19 +125,31 @@ def _holds(names, name):  # type: ignore[no-untyped-def]
     return False
 
 
+@inner
+def _holds_sorted(names, name):  # type: ignore[no-untyped-def]
+    low, high = 0, len(names)
+    while low < high:
+        middle = (low + high) >> 1
+        if names[middle] < name:
+            low = middle + 1
+        else:
+            high = middle
+    return low < len(names) and names[low] == name
+
+
 def shape(data: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The deepest nesting of block elements, and the most attributes on one tag, of every row: two int64[rows].
 
     `data` and `offsets` as `schema.text_buffers` gives them.
     """
-    return _shape(data, offsets, RAW, FLAT, NO_SELF_CLOSING)  # as defaults, numba would compile it in every process
+    depths, attributes = np.zeros(len(offsets) - 1, np.int64), np.zeros(len(offsets) - 1, np.int64)
+    _shape(constant(data), offsets, RAW, FLAT, NO_SELF_CLOSING, depths, attributes)
+    return depths, attributes
 
 
-@njit(cache=True, nogil=True)
-def _shape(data, offsets, raw, flat, no_self_closing):  # type: ignore[no-untyped-def]
-    rows = len(offsets) - 1
-    depths, attributes = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-    for row in range(rows):
+@kernel
+def _shape(data, offsets, raw, flat, no_self_closing, depths, attributes):  # type: ignore[no-untyped-def]
+    for row in range(len(depths)):
         place, end = offsets[row], offsets[row + 1]
         depth = 0
         while place + 1 < end:
@@ -155,8 +168,7 @@ def _shape(data, offsets, raw, flat, no_self_closing):  # type: ignore[no-untype
             name, place = _name(data, start, end)
             number, closed, place = _attributes(data, place, end)
             attributes[row] = max(attributes[row], number)
-            at = np.searchsorted(flat, name)
-            if at < len(flat) and flat[at] == name:
+            if _holds_sorted(flat, name):
                 continue
             if closing:
                 depth = max(0, depth - 1)
@@ -166,4 +178,3 @@ def _shape(data, offsets, raw, flat, no_self_closing):  # type: ignore[no-untype
             elif not closed or _holds(no_self_closing, name):
                 depth += 1
                 depths[row] = max(depths[row], depth)
-    return depths, attributes

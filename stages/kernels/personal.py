@@ -4,18 +4,19 @@ Every byte asked about is ASCII, and UTF-8 never uses those inside another chara
 """
 
 import numpy as np
-from numba import njit
+
+from stages.kernels import constant, inlined, inner, kernel
 
 EMAIL, IPV4, IPV6, NUMBER = (1 << bit for bit in range(4))
 """Bits of `candidates`. NUMBER: at least 11 digits, a single space or hyphen between some of them at most."""
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _digit(byte):  # type: ignore[no-untyped-def]
     return 48 <= byte <= 57
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _hex(data, place, start):  # type: ignore[no-untyped-def]
     """Whether the four bytes before `place` are hexadecimal and begin with 2 or 3: a global unicast address might."""
     if place - 4 < start or not (data[place - 4] == 50 or data[place - 4] == 51):
@@ -26,15 +27,19 @@ def _hex(data, place, start):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True, nogil=True)
-def candidates(data, offsets):  # type: ignore[no-untyped-def]
+def candidates(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """uint8[rows]: what each row may hold, as bits; a bit not set is a promise, one set is not.
 
     `data` and `offsets` as `schema.text_buffers` gives them.
     """
-    rows = len(offsets) - 1
-    found = np.zeros(rows, np.uint8)
-    for row in range(rows):
+    found = np.zeros(len(offsets) - 1, np.uint8)
+    _candidates(constant(data), offsets, found)
+    return found
+
+
+@kernel
+def _candidates(data, offsets, found):  # type: ignore[no-untyped-def]
+    for row in range(len(found)):
         start, end = offsets[row], offsets[row + 1]
         digits = dots = 0
         for place in range(start, end):
@@ -57,4 +62,3 @@ def candidates(data, offsets):  # type: ignore[no-untyped-def]
                 found[row] |= EMAIL
             elif byte == 58 and _hex(data, place, start):
                 found[row] |= IPV6
-    return found

@@ -8,19 +8,14 @@ A line, a word or an n-gram that must be recognised is known by a 64-bit hash of
 """
 
 import numpy as np
-from numba import njit
 
-from stages.kernels import text
+from stages.kernels import inlined, inner, text
 from stages.kernels.text import decode
-
-inner = njit(cache=True, nogil=True, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-inlined = njit(cache=True, nogil=True, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
-# For functions that only kernels call and that allocate nothing. Without numba's run time they do not count references
-# to the arrays they are handed; those atomic counts, a few for every line and word, took longer than the work itself.
 
 # Bits of `kinds`.
 SPACE, WORD, ALONE, PUNCT, ALPHA, TERMINAL, BREAK, EXTENDS, DIGIT, JOINS, COUNTED = (1 << bit for bit in range(11))
 NEWLINE, RETURN, DOT, COMMA, ELLIPSIS, HASH = 0x0A, 0x0D, 0x2E, 0x2C, 0x2026, 0x23
+_NEWLINES = np.uint64(NEWLINE)
 _BREAKS = (0x0A, 0x0B, 0x0C, 0x0D, 0x1C, 0x1D, 0x1E, 0x85, 0x2028, 0x2029)  # where str.splitlines splits
 _JOINERS = "'’-‐‑_."
 
@@ -82,8 +77,8 @@ def up_to_eight(data, place, end):  # type: ignore[no-untyped-def]
 
 @inlined
 def equal_to(word, byte):  # type: ignore[no-untyped-def]
-    """Top bits of the bytes of `word` equal to `byte`; right up to and including the lowest, which is what is used."""
-    other = word ^ (_EACH * np.uint64(byte))
+    """Top bits of the bytes of `word` equal to `byte` (uint64); right up to and including the lowest, which is used."""
+    other = word ^ (_EACH * byte)
     return (other - _EACH) & ~other & _TOPS
 
 
@@ -133,7 +128,7 @@ def mix(value, word):  # type: ignore[no-untyped-def]
     return value ^ value >> _HIGH
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@inner
 def hash_bytes(data, start, end):  # type: ignore[no-untyped-def]
     """64-bit hash of data[start:end]."""
     value = _SEED ^ np.uint64(end - start) * _PRIME
@@ -146,30 +141,19 @@ def hash_bytes(data, start, end):  # type: ignore[no-untyped-def]
 @inner
 def read_line(data, place, end):  # type: ignore[no-untyped-def]
     """Where the line at `place` ends (its newline, or `end`), a hash of it, and its characters."""
-    start, value, more = place, _SEED, 0
+    start, value, more = place, _SEED, np.int64(0)
     while place + 8 <= end:
         word = eight(data, place)
-        if equal_to(word, NEWLINE):
+        if equal_to(word, _NEWLINES):
             break
         value = mix(value, word)
         more += continuations(word)
         place += 8
     word = up_to_eight(data, place, end)
-    before = below(equal_to(word, NEWLINE))
+    before = below(equal_to(word, _NEWLINES))
     stop = min(end, place + bytes_in(before))
     word &= before
     return stop, mix(value ^ np.uint64(stop - start) * _PRIME, word), stop - start - more - continuations(word)
-
-
-@njit(cache=True, nogil=True)
-def grown(slots, keys, count):  # type: ignore[no-untyped-def]
-    """Slots (int32) and keys (uint64) of a hash table, the given ones if they have room for `count` keys."""
-    if len(slots) >= 2 * count:
-        return slots, keys
-    size = len(slots)
-    while size < 2 * count:
-        size *= 2
-    return np.empty(size, np.int32), np.empty(size, np.uint64)
 
 
 @inner
@@ -181,7 +165,8 @@ def cleared(slots, count):  # type: ignore[no-untyped-def]
     size = 16
     while size < 2 * count:
         size *= 2
-    slots[:size] = -1
+    for slot in range(size):
+        slots[slot] = -1
     return size - 1
 
 

@@ -7,8 +7,8 @@ those that only simplified Chinese uses, those that only traditional Chinese use
 import functools
 
 import numpy as np
-from numba import njit
 
+from stages.kernels import constant, inner, kernel
 from stages.kernels.text import LETTER, classes, decode
 
 _RANGES: dict[str, tuple[tuple[int, int], ...]] = {
@@ -79,17 +79,21 @@ def chinese_forms() -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(forms[0]), frozenset(forms[1])
 
 
-@njit(cache=True, nogil=True)
-def count(data, offsets, scripts, kinds):  # type: ignore[no-untyped-def]
+def count(data: np.ndarray, offsets: np.ndarray, scripts: np.ndarray, kinds: int) -> np.ndarray:
     """int64[rows, kinds]: the code points of each kind in every row.
 
     `data` and `offsets` as `schema.text_buffers` gives them, `scripts` as `table()`, `kinds` is `len(SCRIPTS)`. All
     ASCII letters must be of one kind, all other ASCII of one.
     """
-    rows = len(offsets) - 1
-    counts = np.zeros((rows, kinds), np.int64)
+    counts = np.zeros((len(offsets) - 1, kinds), np.int64)
+    _count(constant(data), offsets, constant(scripts), counts)
+    return counts
+
+
+@kernel
+def _count(data, offsets, scripts, counts):  # type: ignore[no-untyped-def]
     latin, other = scripts[_LETTER], scripts[_DIGIT]
-    for row in range(rows):
+    for row in range(len(counts)):
         place, end = offsets[row], offsets[row + 1]
         while place < end:
             stop = min(place + _BLOCK, end)
@@ -101,10 +105,9 @@ def count(data, offsets, scripts, kinds):  # type: ignore[no-untyped-def]
             while place < stop:
                 code, place = decode(data, place, end)
                 counts[row, scripts[code]] += 1
-    return counts
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _ascii_letters(data, start, end):  # type: ignore[no-untyped-def]
     """How many bytes are ASCII letters, and all bytes or-ed together; simple enough to be done many at a time."""
     letters, highest = 0, np.uint8(0)

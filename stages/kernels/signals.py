@@ -15,8 +15,8 @@ over places choose by arithmetic, not by branches.
 """
 
 import numpy as np
-from numba import njit
 
+from stages.kernels import constant, inlined, inner, kernel
 from stages.kernels.lines import repeated
 from stages.kernels.scan import (
     ALONE,
@@ -42,10 +42,7 @@ from stages.kernels.scan import (
     cleared,
     eight,
     find,
-    grown,
     hash_bytes,
-    inlined,
-    inner,
     letters_digits,
     strip,
 )  # fmt: skip
@@ -61,14 +58,20 @@ TOPS, DUPS = 3, 6
 
 _NONE, _IN_WORD, _IN_ALONE, _IN_PUNCT = range(4)  # what the token being read is
 _BLANK = 0x20
+_NO, _YES, _NOTHING = np.bool_(False), np.bool_(True), np.int64(0)
+# numba compiles a function once more for a literal it is called with
 _HIGH, _TOP_BITS = np.uint64(32), np.uint64(0x8080808080808080)
 _FIRST, _ZERO = np.uint64(0x80), np.uint64(0)
 
 
 def token_hash(token: str) -> int:
     """The 64-bit hash the kernels give to this token."""
-    data = np.frombuffer(token.encode(), np.uint8)
-    return int(hash_bytes(data, 0, len(data)))
+    return int(_token_hash(np.frombuffer(token.encode(), np.uint8)))
+
+
+@kernel
+def _token_hash(data):  # type: ignore[no-untyped-def]
+    return hash_bytes(data, _NOTHING, np.int64(len(data)))
 
 
 # Tokens
@@ -147,14 +150,14 @@ def _plain_words(data, place, end, before, code, first, since, chars, alpha, has
             if size < 8:
                 break
         if at > place:
-            before, code = np.int32(data[at - 2]) if at - place > 1 else code, np.int32(data[at - 1])
+            before, code = np.int64(data[at - 2]) if at - place > 1 else code, np.int64(data[at - 1])
             chars += at - place
             place = at
         if place + 9 > end or data[place] != _BLANK or not _starts_plain(eight(data, place + 1)):
             return place, before, code, first, since, chars, alpha
-        _close(data, first, place, since, chars, True, alpha, hashes, places, lengths, out)
-        code, place, chars = np.int32(_BLANK), place + 1, chars + 1
-        first, since, alpha = place, chars, False
+        _close(data, first, place, since, chars, _YES, alpha, hashes, places, lengths, out)
+        code, place, chars = np.int64(_BLANK), place + 1, chars + 1
+        first, since, alpha = place, chars, _NO
 
 
 @inner
@@ -163,14 +166,21 @@ def _tokens(data, start, end, kind, bullets, hashes, places, lengths, out):  # t
 
     As many tokens are stored (hash, first character, length in characters) as the arrays hold; all are counted.
     """
-    out[:] = 0
-    state, since, first, chars, dots = _NONE, 0, start, 0, 0  # `since` and `first`: where the token began
-    alpha = in_sentence = last = False
-    before = second = np.int32(NEWLINE)
+    for at in range(len(out)):
+        out[at] = 0
+    state, since, first, chars, dots = (
+        np.int64(_NONE),
+        _NOTHING,
+        start,
+        _NOTHING,
+        _NOTHING,
+    )  # `since` and `first`: where the token began
+    alpha = in_sentence = last = _NO
+    before = second = np.int64(NEWLINE)
     place = line = start
     while not last:
         last, at = place >= end, place
-        code = np.int32(NEWLINE)  # one is imagined after the last character, to close what is open
+        code = np.int64(NEWLINE)  # one is imagined after the last character, to close what is open
         if not last:
             code, place = decode(data, place, end)
         what = kind[code]
@@ -181,7 +191,7 @@ def _tokens(data, start, end, kind, bullets, hashes, places, lengths, out):  # t
             if step in (_IN_WORD, _IN_ALONE):
                 out[SENTENCES] += not in_sentence
                 in_sentence = True
-            state, since, first, alpha = step, chars, at, False
+            state, since, first, alpha = step, chars, at, _NO
         alpha |= what & ALPHA != 0
         chars += not last
         if what & COUNTED:
@@ -247,7 +257,10 @@ def _repetition(hashes, places, lengths, count, sizes, stops, slots, keys, names
     for stop in stops:
         out[STOP_WORDS] += slots[find(slots, keys, mask, stop)] >= 0
     left = _several(count, names, seen, active)
-    for size in range(2, max(sizes) + 1):
+    longest = sizes[0]
+    for size in sizes:
+        longest = size if size > longest else longest
+    for size in range(2, longest + 1):
         left = _pairs(left, hashes, names, seen, active)
         if left:
             mask = cleared(slots, left)
@@ -336,37 +349,52 @@ def _seen_before(left, size, names, active, lengths):  # type: ignore[no-untyped
     return covered
 
 
-@njit(cache=True, nogil=True)
-def measure(data, offsets, profile, kind, sizes, stops, bullets, thorough):  # type: ignore[no-untyped-def]
+def measure(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    profile: np.ndarray,
+    kind: np.ndarray,
+    sizes: np.ndarray,
+    stops: np.ndarray,
+    bullets: np.ndarray,
+    thorough: bool,
+) -> np.ndarray:
     """Counts of every document, int64[rows, COUNTS].
 
     `profile` (int64 a row) chooses the row of `sizes` (int64[profiles, TOPS + DUPS]), of `stops` (uint64) and
     of `bullets` (int32, padded with -1). Without `thorough` STOP_WORDS and the columns from PARAS on stay 0.
     """
-    rows = len(offsets) - 1
-    out = np.zeros((rows, COUNTS), np.int64)
-    room = 1 << 13 if thorough else 0
-    hashes, places, lengths, names, seen, active = _scratch(room)
-    slots, keys = np.empty(1 << 14, np.int32), np.empty(1 << 14, np.uint64)
-    for row in range(rows):
+    data, out = constant(data), np.zeros((len(offsets) - 1, COUNTS), np.int64)
+    done, room = 0, 1 << 13 if thorough else 0
+    while done < len(out):
+        done, needed = _measure(data, offsets, profile, kind, sizes, stops, bullets, thorough, done, _rooms(room), out)
+        room = max(2 * room, needed)
+    return out
+
+
+def _rooms(room: int) -> tuple[np.ndarray, ...]:
+    """Scratch for so many tokens, as `_repetition` wants it: hashes, places, lengths, slots, keys, names, seen, active;
+    as many slots, a power of two, as so many keys want."""
+    slots = 1 << max(4, (2 * room - 1).bit_length())
+    kinds = (np.uint64, room), (np.int32, room), (np.int32, room), (np.int32, slots), (np.uint64, slots)
+    return tuple(np.empty(size, kind) for kind, size in (*kinds, *((np.int32, room + 1),) * 3))
+
+
+@kernel
+def _measure(data, offsets, profile, kind, sizes, stops, bullets, thorough, first, rooms, out):  # type: ignore[no-untyped-def]
+    """Measures the documents from `first` on; returns where it ended: behind the last, or at one that wants rooms for
+    more keys, and how many that is."""
+    hashes, places, lengths, slots, keys, names, seen, active = rooms
+    for row in range(first, len(out)):
         start, end, which, counts = offsets[row], offsets[row + 1], profile[row], out[row]
         count = _tokens(data, start, end, kind, bullets[which], hashes, places, lengths, counts)
         if not thorough:
             continue
-        if count > len(hashes):
-            hashes, places, lengths, names, seen, active = _scratch(count)
-            _tokens(data, start, end, kind, bullets[which], hashes, places, lengths, counts)
-        slots, keys = grown(slots, keys, max(count, 2 * counts[NEWLINES] + 3))
+        pieces = 2 * counts[NEWLINES] + 3
+        if count > len(hashes) or pieces > len(hashes):
+            return row, max(count, pieces)
         repeated(data, start, end, kind, counts[NEWLINES], slots, keys, counts[PARAS:])
         _repetition(
             hashes, places, lengths, count, sizes[which], stops[which], slots, keys, names, seen, active, counts
         )
-    return out
-
-
-@njit(cache=True, nogil=True)
-def _scratch(room):  # type: ignore[no-untyped-def]
-    """Arrays for so many tokens: hashes, places, lengths; and names, seen, active as `_repetition` wants them."""
-    places, lengths = np.empty(room, np.int32), np.empty(room, np.int32)
-    names, seen, active = np.empty(room + 1, np.int32), np.empty(room + 1, np.int32), np.empty(room + 1, np.int32)
-    return np.empty(room, np.uint64), places, lengths, names, seen, active
+    return len(out), 0

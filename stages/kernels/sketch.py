@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-from stages.kernels.text import DIGIT, LETTER, MARK, UNSPACED, classes, decode, fold
+from stages.kernels.text import DIGIT, LETTER, MARK, UNSPACED, cached, classes, decode, fold
 
 FORMAT = 2
 """Version of everything a sketch depends on: units, shingle hash, signature. Part of every key."""
@@ -63,6 +63,10 @@ def unit_table(fold_han: bool = False) -> np.ndarray:
 
 @functools.cache
 def _unit_table(fold_han: bool) -> np.ndarray:
+    return cached(f"units-{FORMAT}-{'simplified' if fold_han else 'plain'}", lambda: _build_units(fold_han))
+
+
+def _build_units(fold_han: bool) -> np.ndarray:
     folded, spelled = _folded()
     if fold_han:
         lines = SIMPLIFIED.read_text(encoding="utf-8").splitlines()
@@ -286,6 +290,36 @@ def _distinct(hashes, count, seen):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def _ascending(hashes, count, counts, out, start):  # type: ignore[no-untyped-def]
+    """Write `hashes[:count]` to `out[start:]` in order: dealt out by their leading bits, then insertion sort.
+
+    `counts` is scratch of 2 count or more; hashes are spread evenly, so there is next to nothing left to insert.
+    """
+    bits = 1
+    while bits < 12 and (1 << bits) < count:
+        bits += 1
+    shift = np.uint64(64 - bits)
+    for digit in range(1 << bits):
+        counts[digit] = 0
+    for i in range(count):
+        counts[hashes[i] >> shift] += _ONE
+    total = np.uint64(start)
+    for digit in range(1 << bits):
+        total, counts[digit] = total + counts[digit], total
+    for i in range(count):
+        place = counts[hashes[i] >> shift]
+        counts[hashes[i] >> shift] = place + _ONE
+        out[place] = hashes[i]
+    for i in range(start + 1, start + count):
+        value = out[i]
+        place = i
+        while place > start and out[place - 1] > value:
+            out[place] = out[place - 1]
+            place -= 1
+        out[place] = value
+
+
+@njit(cache=True, nogil=True)
 def signature(shingles, count, seed, slots):  # type: ignore[no-untyped-def]
     """Fill `slots` (uint64, any number t) with the Fast Similarity Sketch of `shingles[:count]`, count >= 1.
 
@@ -388,9 +422,10 @@ def shingle_sets(data, offsets, table, ngram, char_ngram):  # type: ignore[no-un
         starts[row + 1] = starts[row] + count
         if starts[row + 1] > len(values):
             larger = _grown(values, starts[row + 1])
-            larger[: starts[row]] = values[: starts[row]]
+            for i in range(starts[row]):
+                larger[i] = values[i]
             values = larger
-        values[starts[row] : starts[row + 1]] = np.sort(hashes[:count])
+        _ascending(hashes, count, seen, values, starts[row])
     return starts, values[: starts[number]]
 
 

@@ -11,9 +11,8 @@ import unicodedata
 from collections.abc import Callable
 
 import numpy as np
-from numba import njit
 
-from stages.kernels import cache_folder
+from stages.kernels import cache_folder, inlined
 
 LETTER, DIGIT, PUNCT, SPACE, UPPER, HAN, KANA, HANGUL, UNSPACED, MARK = (1 << bit for bit in range(10))
 """Bits of `classes()`. UNSPACED: scripts written without blanks between words (Han, Kana, Thai, Lao, Khmer...)."""
@@ -30,7 +29,7 @@ _VERSION = 1  # of the tables below; raised when their meaning changes
 @functools.cache
 def classes() -> np.ndarray:
     """uint16[0x110000]: the class bits of every code point."""
-    return _cached("classes", _build_classes)
+    return cached("classes", _build_classes)
 
 
 @functools.cache
@@ -40,17 +39,23 @@ def fold() -> np.ndarray:
     Lower case, compatibility forms to their plain character (full width to ASCII, NFKC where it is one character),
     accents stripped from Latin, Greek and Cyrillic letters, combining marks left out for those scripts.
     """
-    return _cached("fold", _build_fold)
+    return cached("fold", _build_fold)
+
+
+def _categories() -> np.ndarray:
+    """uint8[0x110000, 2]: the general category of every code point, two letters of ASCII."""
+    names = "".join(map(unicodedata.category, map(chr, range(0x110000))))
+    return np.frombuffer(names.encode(), np.uint8).reshape(-1, 2)
 
 
 def _build_classes() -> np.ndarray:
     table = np.zeros(0x110000, np.uint16)
+    major, minor = _categories().T
     bits = {"L": LETTER, "N": DIGIT, "P": PUNCT, "S": PUNCT, "Z": SPACE, "M": MARK}
-    for code in range(0x110000):
-        category = unicodedata.category(chr(code))
-        table[code] = bits.get(category[0], 0) | (UPPER if category in ("Lu", "Lt") else 0)
-        if category == "No" or category == "Nl":
-            table[code] = LETTER if category == "Nl" else DIGIT
+    for letter, bit in bits.items():
+        table[major == ord(letter)] = bit
+    table[(major == ord("L")) & ((minor == ord("u")) | (minor == ord("t")))] |= UPPER
+    table[(major == ord("N")) & (minor == ord("l"))] = LETTER
     for code in (*range(0x09, 0x0E), *range(0x1C, 0x20), 0x85):
         table[code] |= SPACE
     scripts = ((_HAN, HAN | UNSPACED), (_KANA, KANA | UNSPACED), (_HANGUL, HANGUL), (_OTHER_UNSPACED, UNSPACED))
@@ -62,10 +67,12 @@ def _build_classes() -> np.ndarray:
 
 def _build_fold() -> np.ndarray:
     table = np.arange(0x110000, dtype=np.int32)
-    for code in range(0x110000):
-        if 0xD800 <= code <= 0xDFFF or unicodedata.category(chr(code)) in ("Cn", "Co"):
-            continue
-        table[code] = _folded(chr(code))
+    major, minor = _categories().T
+    assigned = (major != ord("C")) | ((minor != ord("n")) & (minor != ord("o")) & (minor != ord("s")))
+    for code in np.flatnonzero(assigned).tolist():
+        char = chr(code)
+        if unicodedata.decomposition(char) or char.lower() != char or 0x300 <= code <= 0x36F:  # others stay as they are
+            table[code] = _folded(char)
     return table
 
 
@@ -81,7 +88,8 @@ def _folded(char: str) -> int:
     return ord(plain) if len(plain) == 1 else ord(char)
 
 
-def _cached(name: str, build: Callable[[], np.ndarray]) -> np.ndarray:
+def cached(name: str, build: Callable[[], np.ndarray]) -> np.ndarray:
+    """A table that takes a while to build, from the user's cache folder if it is there; `name` tells its version."""
     path = cache_folder() / f"{name}-{_VERSION}-{unicodedata.unidata_version}-{sys.version_info.minor}.npy"
     try:
         return np.load(path)
@@ -97,7 +105,7 @@ def _cached(name: str, build: Callable[[], np.ndarray]) -> np.ndarray:
     return table
 
 
-@njit(cache=True, nogil=True, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+@inlined
 def decode(data, place, end):  # type: ignore[no-untyped-def]
     """The code point at `data[place]` and the place after it; an invalid byte is U+FFFD and one byte long.
 

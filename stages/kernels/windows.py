@@ -4,29 +4,31 @@ What a model says of a long text it says of three short pieces of it too, at a c
 """
 
 import numpy as np
-from numba import njit
 
+from stages.kernels import constant, inner, kernel
 from stages.kernels.text import decode
 
 _BLANK = np.uint8(0x20)
 _INVALID = 0xFFFD
 
 
-@njit(cache=True, nogil=True)
-def sample(data, offsets, width):  # type: ignore[no-untyped-def]
+def sample(data: np.ndarray, offsets: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     """UTF-8 (uint8) and offsets (int64[rows + 1]) of the first, middle and last `width` bytes of every row.
 
     `data` and `offsets` as `schema.text_buffers` gives them; a row of at most three widths is taken whole. Pieces are
     cut between characters and joined by a space. Control characters, line breaks among them, and code points that
     Unicode sets apart as no characters become spaces; bytes that are not UTF-8 are left out.
     """
-    rows = len(offsets) - 1
-    room = 0
-    for row in range(rows):
-        room += min(offsets[row + 1] - offsets[row], 3 * width + 2)
-    out, places = np.empty(room, np.uint8), np.zeros(rows + 1, np.int64)
-    size = 0
-    for row in range(rows):
+    room = int(np.minimum(np.diff(offsets), 3 * width + 2).sum())
+    out, places = np.empty(room, np.uint8), np.zeros(len(offsets), np.int64)
+    _sample(constant(data), offsets, width, out, places)
+    return out[: places[-1]], places
+
+
+@kernel
+def _sample(data, offsets, width, out, places):  # type: ignore[no-untyped-def]
+    size = np.int64(0)
+    for row in range(len(offsets) - 1):
         start, end = offsets[row], offsets[row + 1]
         if end - start <= 3 * width:
             size = _copy(data, start, end, out, size)
@@ -37,10 +39,9 @@ def sample(data, offsets, width):  # type: ignore[no-untyped-def]
                 out[size] = _BLANK
                 size = _copy(data, place, place + width, out, size + 1)
         places[row + 1] = size
-    return out[:size], places
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _copy(data, start, end, out, size):  # type: ignore[no-untyped-def]
     """Append the characters of `data[start:end]`; returns the new size."""
     place = start
@@ -54,7 +55,8 @@ def _copy(data, start, end, out, size):  # type: ignore[no-untyped-def]
             out[size] = _BLANK
             size += 1
         elif code != _INVALID or after > place + 1:
-            out[size : size + after - place] = data[place:after]
+            for at in range(place, after):
+                out[size + at - place] = data[at]
             size += after - place
         place = after
     return size
