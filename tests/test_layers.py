@@ -22,7 +22,8 @@ MAP = {
         "pipeline.receipts", "pipeline.report", "pipeline.stage", "pipeline.storage",
     },
     "pipeline.increments": {
-        "pipeline.config", "pipeline.corpus", "pipeline.plan", "pipeline.receipts", "pipeline.stage", "pipeline.storage",
+        "pipeline.config", "pipeline.corpus", "pipeline.plan", "pipeline.receipts", "pipeline.stage",
+        "pipeline.storage",
     },
     "pipeline.bench": {
         "pipeline.config", "pipeline.engine", "pipeline.plan", "pipeline.run", "pipeline.schema", "pipeline.stage",
