@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 something failed or does not balance (the same command aga
 input is wrong; 3 another run holds the run directory; 130 stopped by Ctrl-C. `--debug` shows the traceback of an error.
 """
 
+import importlib
 import json
 import sys
 import traceback
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pipeline import bench as benches
 from pipeline import browse, console, corpus, difference, increments, page, storage
@@ -22,7 +24,27 @@ from pipeline import run as runs
 from pipeline.engine import Engine, NoCluster, open_engine
 from pipeline.train import cli as trainer
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+LEARNING = {"train-classifier": "stages.learning.classifier", "train-tokenizer": "stages.learning.tokenizer"}
+"""Commands that make what stages use, and the modules they are in; imported when they are called for."""
+
+
+class Commands(TyperGroup):
+    """The commands of this file, and those of `LEARNING`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *LEARNING]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in LEARNING:
+            return super().get_command(ctx, cmd_name)
+        learning = typer.Typer(add_completion=False)
+        importlib.import_module(LEARNING[cmd_name]).commands(learning)
+        return typer.main.get_command(learning)
+
+
+app = typer.Typer(
+    cls=Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
+)
 
 Recipe = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Override a setting.")]
@@ -118,7 +140,11 @@ def plan(recipe: Recipe = DEFAULT, settings: Settings = None, out: Out = None) -
     size = sum(split.size for split in planned.splits)
     files = len({piece.path for split in planned.splits for piece in split.pieces})
     print(f"{config.name}: {files} files, {size / 1e6:,.1f} MB, {len(planned.splits)} partitions -> {folder}")
-    console.groups(browse.progress(plans.outline(planned), folder, inputs=True), columns=True)
+    outlined = plans.outline(planned)
+    console.groups(browse.progress(outlined, folder, inputs=True), columns=True)
+    end = planned.groups[-1].end
+    if end and getattr(end.step, "mix", None):
+        console.mixture(browse.mixture(outlined, folder), getattr(end.step, "asked", list)())
 
 
 @app.command()

@@ -12,6 +12,7 @@ from pipeline.schema import DOCUMENT, DROP, empty, set_column
 from pipeline.stage import Barrier, Sink, Source, Stage
 
 EXAMPLES = {
+    "keep": {"column": "offset"},
     "collect": {"paths": [str(ROOT / "data_samples/sample_text.jsonl.gz")]},
     "language": {"keep": ["en", "zh"]},
     "tokens": {"tokenizer": "tokenizer.json"},

@@ -91,13 +91,13 @@ HOMES = {
     "ray": {"pipeline.engine"},
     "ruamel": {"pipeline.config"},
     "rich": {"pipeline.console"},
-    "typer": {"pipeline.__main__", "pipeline.train.cli"},
+    "typer": {"pipeline.__main__", "pipeline.train.cli", "stages.learning.classifier", "stages.learning.tokenizer"},
     "torch": {f"pipeline.train.{name}" for name in ("model", "optim", "ranks", "checkpoint", "evaluate", "loop")},
     "safetensors": {"pipeline.train.checkpoint"},
     "tokenizers": {"pipeline.corpus", "stages.tokens"},  # read back, made
     "fastokens": {"stages.tokens"},
     "fastwarc": {"stages.readers.http", "stages.readers.warc"},
-    "fasttext": set(),  # trains models and judges the kernel that reads them, in tests and benchmarks
+    "fasttext": {"stages.learning.classifier"},  # trains; the kernel reads, and is judged by it in tests
     "pycld2": {"stages.language"},
     "orjson": {"stages.readers.records", "stages.readers.rows"},
     "zstandard": {"stages.readers.compression"},
@@ -141,6 +141,8 @@ def below(name: str) -> tuple[str, ...]:
         return ("stages.kernels",)
     if name.startswith(("stages.dedup", "stages.duplicates")):
         return ("stages.kernels", "stages.duplicates")
+    if name.startswith("stages.learning"):
+        return ("stages.kernels", "stages.readers", "stages.learning", "stages.tokens", "stages.classify")
     return ("stages.kernels", "stages.readers")
 
 

@@ -2,7 +2,7 @@
 
     index.json              settings, batches in the order of ingestion, and which of the files below make up the index
     00003-00000.docs        one partition of a batch: ordinal and number of shingles of each kept document (Parquet)
-    00003-00000.texts       the same documents: id, what `keep` orders by, text; 64 to a record batch (Arrow IPC, zstd)
+    00003-00000.texts       the same documents: id, what `keep` orders by, text; 16 to a record batch (Arrow IPC, zstd)
     00003-00000.keys        (key, ordinal), sorted by key, a range of keys a file (Parquet, delta-packed)
 
 Files are named by the revision of the index that brought them. From time to time the keys of all batches but the last
@@ -36,7 +36,8 @@ from stages.kernels import cluster
 
 FORMAT = 1
 
-_TOGETHER = 64  # texts that are compressed, and read, together
+_TOGETHER = 16  # texts that are compressed, and read, together: a candidate costs the reading of so many
+_AT_ONCE = 1024  # candidates' texts handed on together
 _GROUP = 1 << 20  # keys a row group
 _PACKED: dict[str, Any] = {
     "compression": "none",
@@ -103,9 +104,13 @@ class Before(NamedTuple):
         rows = np.searchsorted(known, ordinals)
         batches, starts = np.unique(rows // _TOGETHER, return_index=True)
         reader = read(segment.texts)
+        held, begun = [], 0
         for batch, start, stop in zip(batches, starts, np.append(starts, len(rows))[1:], strict=True):
             docs = pa.Table.from_batches([reader.get_batch(int(batch))])
-            yield slice(start, stop), docs.take(pa.array(rows[start:stop] - batch * _TOGETHER))
+            held.append(docs.take(pa.array(rows[start:stop] - batch * _TOGETHER)))
+            if stop - begun >= _AT_ONCE or stop == len(rows):
+                yield slice(begun, stop), pa.concat_tables(held)
+                held, begun = [], stop
 
 
 class Place(NamedTuple):

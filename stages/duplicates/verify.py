@@ -125,11 +125,13 @@ def _write(batches: Iterator[pa.RecordBatch], dedup: Dedup, out: Path) -> dict[s
 def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The same rows in larger batches, of about `BATCH_BYTES`."""
     held: list[pa.RecordBatch] = []
+    size = 0
     for batch in batches:
         held.append(batch)
-        if sum(one.nbytes for one in held) >= BATCH_BYTES:
+        size += batch.nbytes
+        if size >= BATCH_BYTES:
             yield from pa.Table.from_batches(held).combine_chunks().to_batches()
-            held = []
+            held, size = [], 0
     if held:
         yield from pa.Table.from_batches(held).combine_chunks().to_batches()
 

@@ -1,0 +1,334 @@
+"""A tokenizer of the corpus's own: the same for the same text, balanced, measured on text it has not seen."""
+
+import base64
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer
+from conftest import ROOT
+from tokenizers import Tokenizer
+from typer.testing import CliRunner
+
+from stages import tokens
+from stages.learning import ranks, tokenizer
+from stages.learning.ranks import EOS, Unusable
+from stages.learning.tokenizer import Asked, Balance
+
+SAMPLE = ROOT / "data_samples/sample_text.jsonl.gz"
+HOSTILE = [
+    " ", "\r\n\r\n ", "\x00\x7f\x80\ufeff\ufffd\U0010ffff", "e\u0301" * 40, "don't DON'T I'LL ’s", "👩‍👩‍👧‍👦🏳️‍🌈 🫨",
+    "中文 and English 混在一起。", "「日本語」のテスト", "한국어 문장", "ทดสอบภาษาไทย", "नमस्ते१२३", "1234567890 ³½Ⅷ",
+    "def f(x):\n\treturn  x  \n\n", "/usr/bin//\n/x.\n/y", *(char * 300 for char in "a1 \né。-="), "ab" * 200, EOS,
+]  # fmt: skip
+
+
+def real() -> list[dict[str, Any]]:
+    """25 articles of the English Wikipedia, 60 Tang poems."""
+    with gzip.open(SAMPLE, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """The report and the folder of a training on the sample, beside a vocabulary called GPT-2."""
+    folder = tmp_path_factory.mktemp("learned")
+    content = json.loads(tokens.trained([[doc["text"] for doc in real()]], 400, EOS).to_str())
+    ranks.write(folder / "vocabularies/r50k_base.tiktoken", content)
+    asked = Asked((SAMPLE,), 2000, Balance.LANG, 0.2, (600, 1000), vocabularies=(folder / "vocabularies",))
+    return tokenizer.learn(asked, folder / "out"), folder / "out"
+
+
+def table(docs: list[dict[str, Any]], path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({name: [doc[name] for doc in docs] for name in ("text", "lang", "source")}), path)
+    return path
+
+
+def test_the_same_bytes_whatever_the_order_and_the_format(learned: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    docs = real()[::-1]
+    parts = [table(docs[at::3], tmp_path / f"in/{at}.parquet") for at in (2, 0, 1)]
+    again = tokenizer.learn(Asked(tuple(parts), 2000, Balance.LANG, 0.2, (600, 1000)), tmp_path / "out")
+    for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.tiktoken"):
+        assert (tmp_path / "out" / name).read_bytes() == (learned[1] / name).read_bytes()
+    told, _ = learned
+    assert (again["sample"], again["curve"], again["sha256"]) == (told["sample"], told["curve"], told["sha256"])
+    assert again["tokenizers"]["this"] == told["tokenizers"]["this"]
+    assert again["missing"] == ["cl100k", "gpt2", "o200k"]
+
+
+def test_another_seed_is_another_sample(learned: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    tokenizer.learn(Asked((SAMPLE,), 2000, Balance.LANG, 0.2, seed=2), tmp_path)
+    assert (tmp_path / "tokenizer.json").read_bytes() != (learned[1] / "tokenizer.json").read_bytes()
+
+
+def test_a_small_vocabulary_is_the_beginning_of_a_large_one() -> None:
+    texts = [[doc["text"] for doc in real()], HOSTILE]
+    large, small = (json.loads(tokens.trained(iter(texts), size, EOS).to_str()) for size in (3000, 1100))
+    assert tokenizer.smaller(large, 1100) == small
+    assert tokenizer.smaller(large, 3000) == large
+
+
+def asked_for(docs: list[dict[str, Any]], folder: Path, **fields: Any) -> Asked:
+    return Asked((table(docs, folder / "docs.parquet"),), 1000, **fields)
+
+
+def test_what_is_measured_was_never_learned(tmp_path: Path) -> None:
+    """Copies and all: every text is on one side, and none is on neither."""
+    docs = real() * 2 + [{"text": "", "lang": "en", "source": "x"}]
+    asked = asked_for(docs, tmp_path, heldout=0.3)
+    settled = tokenizer.limits(asked)
+    learned = {text for batch in tokenizer.sampled(asked, settled) for text in batch}
+    measured = set(tokenizer.held_out(asked, settled).docs["text"].to_pylist())
+    assert not learned & measured
+    assert learned | measured == {doc["text"] for doc in real()}
+    assert 0.1 * len(docs) < 2 * len(measured) < 0.5 * len(docs)
+
+
+def test_equal_bytes_of_each_language_as_far_as_there_is(tmp_path: Path) -> None:
+    """Of 90 kB, b has 10 and a and c 300 each: 10 of b, 40 of the others, to within one document of 100 bytes."""
+    docs = [
+        {"text": f"{lang} {at} ".ljust(100, "."), "lang": lang, "source": f"{lang}{at % 2}"}
+        for lang, count in (("a", 3000), ("b", 100), ("c", 3000))
+        for at in range(count)
+    ]
+    asked = asked_for(docs, tmp_path, balance=Balance.LANG, heldout=1e-9, sample_bytes=90_000)
+    settled = tokenizer.limits(asked)
+    assert settled.told == [
+        {"group": "a", "bytes": 300_000, "taken": 40_000},
+        {"group": "b", "bytes": 10_000, "taken": 10_000},
+        {"group": "c", "bytes": 300_000, "taken": 40_000},
+    ]
+    texts = [text for batch in tokenizer.sampled(asked, settled) for text in batch]
+    assert [sum(text[0] == lang for text in texts) for lang in "abc"] == [400, 100, 400]
+    by_source = tokenizer.limits(asked._replace(balance=Balance.SOURCE))
+    assert [row["taken"] for row in by_source.told] == [20_000, 20_000, 5_000, 5_000, 20_000, 20_000]
+    (by_chance,) = tokenizer.limits(asked._replace(balance=None)).told
+    assert by_chance == {"group": "all", "bytes": 610_000, "taken": 90_000}
+
+
+def plain_ids(path: Path, texts: list[str]) -> list[list[int]]:
+    """Ids by `tokenizers` alone, text by text."""
+    made = Tokenizer.from_file(str(path))
+    return [made.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+def test_figures_are_those_of_a_plain_count(learned: tuple[dict[str, Any], Path]) -> None:
+    told, out = learned
+    path = out / "tokenizer.json"
+    asked = Asked((SAMPLE,), 2000, Balance.LANG, 0.2)
+    texts = tokenizer.held_out(asked, tokenizer.limits(asked)).docs.to_pylist()
+    rows = {row["group"]: row for row in told["tokenizers"]["this"]["rows"]}
+    for lang in ("en", "zh-Hant"):
+        own = [doc["text"] for doc in texts if doc["lang"] == lang]
+        made = sum(map(len, plain_ids(path, own)))
+        assert rows[lang]["documents"] == len(own) > 2
+        assert rows[lang]["tokens"] == made
+        assert rows[lang]["bytes_per_token"] == pytest.approx(sum(len(text.encode()) for text in own) / made)
+    poems = [doc["text"] for doc in texts if doc["lang"] == "zh-Hant"]
+    characters = sum(not char.isspace() for text in poems for char in text)
+    assert rows["zh-Hant"]["tokens_per_character"] == pytest.approx(rows["zh-Hant"]["tokens"] / characters)
+    assert rows["zh-Hant"]["tokens_per_word"] is None
+    assert rows["en"]["tokens_per_character"] is None
+    words = [word.strip("\"'()[].,;:!?–—-/“”$%&*+=~’‘#°|<>…×€@_^`{}\\§") for doc in texts if doc["lang"] == "en"
+             for word in doc["text"].split()]  # fmt: skip
+    costs = [len(ids) for ids in plain_ids(path, [f" {word}" for word in words if word])]
+    assert rows["en"]["tokens_per_word"] == pytest.approx(np.mean(costs), rel=0.002)
+    assert rows["en"]["continued_words"] == pytest.approx(np.mean(np.array(costs) > 1), rel=0.01)
+
+
+def test_unused_ids_are_those_no_text_comes_to(learned: tuple[dict[str, Any], Path]) -> None:
+    told, out = learned
+    texts = [doc["text"] for doc in real()]
+    used = {id_ for ids in plain_ids(out / "tokenizer.json", texts) for id_ in ids}
+    assert tokenizer.unused(out / "tokenizer.json", [texts[:3], texts[3:]]) == 2000 - 1 - len(used)
+    assert 0 < told["unused_in_sample"] < told["tokenizers"]["this"]["unused_held_out"] < 2000
+
+
+def test_common_han_characters() -> None:
+    found = tokenizer.common_han()
+    assert (len(found), len(set(found)), found[0], found[-1]) == (3755, 3755, "啊", "座")
+    assert set("的一是不了人我在有他这中大来上国") <= set(found)
+    assert not set("齉龘體國") & set(found)
+
+
+def test_the_knee_by_hand() -> None:
+    """(100 + 1000) / 2, (100 + 2000) / 4 and (100 + 4000) / 5 operations: 550, 525, 820, times six."""
+    groups = {1000: (20, 20), 2000: (40, 40), 4000: (100, 100 / 3)}
+
+    def facts(size: int) -> dict[str, Any]:
+        return {"rows": [{"by": "lang", "bytes": 100, "tokens": 1000 / value} for value in groups[size]]}
+
+    rows = tokenizer.curve({size: facts(size) for size in groups}, "lang", body=100, width=1)
+    assert [row["bytes_per_token"] for row in rows] == pytest.approx([2, 4, 5]), "harmonic: tokens of equal bytes"
+    assert [row["cost"] for row in rows] == pytest.approx([3300, 3150, 4920])
+    assert [row["knee"] for row in rows] == [False, True, False]
+
+
+def test_without_a_size_the_knee_is_taken(tmp_path: Path) -> None:
+    told = tokenizer.learn(Asked((SAMPLE,), None, None, 0.2, (400, 800, 1200), body=1, width=1), tmp_path)
+    assert told["vocab_size"] == 400 == Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab_size()
+    told = tokenizer.learn(Asked((SAMPLE,), None, None, 0.2, (400, 800, 1200), body=1e9, width=1), tmp_path)
+    assert told["vocab_size"] == 1200 == Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab_size()
+
+
+def plainly_ranked(piece: bytes, known: dict[bytes, int]) -> list[int]:
+    """tiktoken's algorithm: a piece that is a token is one; else the neighbours of lowest rank become one."""
+    if piece in known:
+        return [known[piece]]
+    parts = [piece[at : at + 1] for at in range(len(piece))]
+    while True:
+        found = [(known[one + two], at) for at, (one, two) in enumerate(zip(parts, parts[1:])) if one + two in known]
+        if not found:
+            return [known[part] for part in parts]
+        _, at = min(found)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+
+
+def read_ranks(path: Path) -> dict[bytes, int]:
+    return {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, path.read_bytes().splitlines())}
+
+
+def test_ranks_give_the_ids_of_the_tokenizer(learned: tuple[dict[str, Any], Path]) -> None:
+    made, known = Tokenizer.from_file(str(learned[1] / "tokenizer.json")), read_ranks(learned[1] / "tokenizer.tiktoken")
+    assert len(known) == 1999
+    shown = ranks._alphabet()
+    for text in [*[doc["text"] for doc in real()[::6]], *HOSTILE[:-1]]:
+        pieces = [bytes(shown[c] for c in piece) for piece, _ in made.pre_tokenizer.pre_tokenize_str(text)]
+        wanted = [id_ for piece in pieces for id_ in plainly_ranked(piece, known)]
+        assert made.encode(text, add_special_tokens=False).ids == wanted, text[:60]
+
+
+def test_ranks_read_back_are_the_same_tokenizer(learned: tuple[dict[str, Any], Path]) -> None:
+    content = json.loads((learned[1] / "tokenizer.json").read_text(encoding="utf-8"))
+    pattern = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+    read = ranks.read(learned[1] / "tokenizer.tiktoken", pattern)
+    one, other = Tokenizer.from_str(json.dumps(content)), Tokenizer.from_str(json.dumps(read))
+    assert other.token_to_id(EOS) == 2000
+    for text in [*[doc["text"] for doc in real()], *HOSTILE[:-1]]:
+        assert other.encode(text).ids == one.encode(text).ids
+        assert other.decode(one.encode(text).ids) == text
+
+
+def test_tiktoken_agrees(learned: tuple[dict[str, Any], Path]) -> None:
+    tiktoken = pytest.importorskip("tiktoken")
+    content = json.loads((learned[1] / "tokenizer.json").read_text(encoding="utf-8"))
+    pattern = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+    known = read_ranks(learned[1] / "tokenizer.tiktoken")
+    theirs = tiktoken.Encoding("own", pat_str=pattern, mergeable_ranks=known, special_tokens={EOS: 0})
+    made = Tokenizer.from_str(json.dumps(content))
+    made.encode_special_tokens = True
+    for text in [*[doc["text"] for doc in real()], *HOSTILE]:
+        assert theirs.encode_ordinary(text) == made.encode(text).ids
+
+
+def test_transformers_loads_it(learned: tuple[dict[str, Any], Path]) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(str(learned[1]))
+    assert (theirs.eos_token, theirs.eos_token_id, len(theirs)) == (EOS, 0, 2000)
+    for text in [real()[0]["text"], real()[-1]["text"], *HOSTILE[:-1]]:
+        ids = theirs(text)["input_ids"]
+        assert [ids] == plain_ids(learned[1] / "tokenizer.json", [text])
+        assert theirs.decode(ids) == text
+
+
+@pytest.mark.parametrize("content", [b"not base64! 1\n", b"YQ== x\n", b"YQ==\n", b""])
+def test_a_file_that_has_no_ranks_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "r50k_base.tiktoken").write_bytes(content)
+    with pytest.raises(Unusable, match="expected a line a token"):
+        ranks.read(tmp_path / "r50k_base.tiktoken", None)
+
+
+def test_what_is_compared_and_what_is_missing_is_told(learned: tuple[dict[str, Any], Path]) -> None:
+    told, out = learned
+    assert told["missing"] == ["cl100k", "o200k"]
+    theirs, own = (told["tokenizers"][name]["rows"][0] for name in ("gpt2", "this"))
+    assert theirs["bytes"] == own["bytes"]
+    assert theirs["tokens"] > 1.2 * own["tokens"], "400 ids against 2,000"
+    text = (out / "report.md").read_text(encoding="utf-8")
+    assert f"({own['bytes_per_token'] / theirs['bytes_per_token']:.2f}x)" in text
+    assert "Not compared, as no file of it is here: cl100k, o200k." in text
+    assert [row["vocab_size"] for row in told["curve"]] == [600, 1000, 2000]
+
+
+def test_a_run_is_its_last_group_with_text(tmp_path: Path) -> None:
+    docs = real()
+    table(docs, tmp_path / "1-dedup-aa/part-00000.parquet")
+    kept = table(docs[:40], tmp_path / "2-lines-bb/part-00000.parquet")
+    table(docs[40:], tmp_path / "2-lines-bb/rejected/part-00000.parquet")
+    pq.write_table(pa.table({"id": ["a"], "input_ids": [[1]]}), tmp_path / "2-lines-bb/part-00001.parquet")
+    (tmp_path / "3-shards-cc").mkdir()
+    folders = [{"folder": name} for name in ("1-dedup-aa", "2-lines-bb", "3-shards-cc")]
+    (tmp_path / "report.json").write_text(json.dumps({"groups": folders}))
+    assert tokenizer.files(tmp_path) == [kept]
+    assert tokenizer.files(tmp_path / "2-lines-bb") == [kept]
+    assert sum(len(batch.texts) for batch in tokenizer.documents([tmp_path], 1)) == 40
+
+
+def test_lines_that_are_no_documents_are_left_out(tmp_path: Path) -> None:
+    lines = ['{"text": "one", "lang": "en"}', "{broken", '{"text": ""}', '{"text": null}', '{"text": "two"}', "7"]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    (batch,) = tokenizer.documents([tmp_path], 1)
+    assert (batch.texts, batch.langs, batch.sources) == (["one", "two"], ["en", "unknown"], ["in.jsonl"] * 2)
+
+
+@pytest.fixture
+def command() -> Callable[..., Any]:
+    app = typer.Typer()
+    tokenizer.commands(app)
+    app.command()(lambda: None)
+    runner = CliRunner()
+    return lambda *words: runner.invoke(app, ["train-tokenizer", *map(str, words)], env={"COLUMNS": "200"})
+
+
+def test_the_command(command: Any, tmp_path: Path) -> None:
+    done = command(SAMPLE, "--vocab-size", "50000", "--byte-balance", "lang", "--heldout", "0.2", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "ids and no more; 50,000 were asked for" in done.output
+    assert "--sample-bytes" in done.output, "all of both languages was taken, and of one there is more"
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") in done.output
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["balance"] == "lang"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["missing.parquet", "--vocab-size", "1000"], "no Parquet or JSONL file with a column 'text' is there"),
+        ([SAMPLE], "give a --vocab-size, or --sizes"),
+        ([SAMPLE, "--sizes", "1000,many"], "expected numbers with commas between"),
+        ([SAMPLE, "--sizes", "100"], "of 300 and more"),
+        ([SAMPLE, "--vocab-size", "400", "--heldout", "0.0001"], "no document was held out at a share of 0.0001"),
+        ([SAMPLE, "--vocab-size", "400", "--byte-balance", "topic"], "topic"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_a_sentence(command: Any, words: list[Any], said: str, tmp_path: Path) -> None:
+    done = command(*words, "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_language_no_balance(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a b c", "d e f"]}), tmp_path / "a.parquet")
+    asked = Asked((tmp_path / "a.parquet",), 300, Balance.LANG)
+    with pytest.raises(Unusable, match="no document names its language"):
+        tokenizer.limits(asked)
+    assert tokenizer.limits(asked._replace(balance=Balance.SOURCE)).told[0]["group"] == "a.parquet"
+
+
+def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(Unusable, match=r"a\.parquet: "):
+        next(tokenizer.documents([tmp_path], 1))
+
+
+def test_a_table_without_text_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"body": ["a"]}), tmp_path / "a.parquet")
+    with pytest.raises(Unusable, match="it has no column 'text', only body"):
+        next(tokenizer.documents([tmp_path / "a.parquet"], 1))
