@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from test_extract import sample_pages
@@ -212,6 +212,7 @@ CHARS = st.one_of(st.characters(codec="utf-8"), st.sampled_from("a \n\x7f\x85\uf
 
 @settings(deadline=None)
 @given(st.lists(st.text(CHARS, max_size=40), max_size=5), st.integers(1, 12))
+@example(["0000"], 1)
 def test_windows_are_cut_as_plain_python_does(texts: list[str], width: int) -> None:
     assert sampled(texts, width) == [plainly_sampled(text, width) for text in texts]
 

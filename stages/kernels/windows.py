@@ -19,7 +19,8 @@ def sample(data: np.ndarray, offsets: np.ndarray, width: int) -> tuple[np.ndarra
     cut between characters and joined by a space. Control characters, line breaks among them, and code points that
     Unicode sets apart as no characters become spaces; bytes that are not UTF-8 are left out.
     """
-    room = int(np.minimum(np.diff(offsets), 3 * width + 2).sum())
+    sizes = np.diff(offsets)
+    room = int(np.where(sizes > 3 * width, 3 * width + 2, sizes).sum())  # two spaces more than a row one byte longer
     out, places = np.empty(room, np.uint8), np.zeros(len(offsets), np.int64)
     _sample(constant(data), offsets, width, out, places)
     return out[: places[-1]], places
