@@ -78,6 +78,15 @@ def progress(outline: dict[str, Any], folder: Path, *, inputs: bool) -> list[dic
             for group, one in zip(outline["groups"], found)]  # fmt: skip
 
 
+def mixture(outline: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+    """What the mixture of a finished corpus came to, or of one that is scattered already; None before that."""
+    home = folder / outline["groups"][-1]["folder"]
+    for path in (home / corpus.MANIFEST, home / "scatter" / "mix.json"):
+        if (found := storage.read_json(path)) and "mix" in found:
+            return found["mix"]
+    return None
+
+
 def increment_rows(folder: Path) -> list[dict[str, Any]]:
     """Of each increment: number, state, files and bytes taken in, documents in and out, tokens."""
     rows = []

@@ -148,6 +148,26 @@ def groups(rows: list[dict[str, Any]], *, columns: bool) -> None:
     out.print(table)
 
 
+def mixture(found: dict[str, Any] | None, asked: list[dict[str, Any]]) -> None:
+    """Tokens of each group: asked, possible and realised once its documents were seen; what is asked before that."""
+    if found is None:
+        out.print("mixture, as asked (what is possible is known when the documents are tokenized)")
+        for row in asked:
+            wish = ", ".join(f"{name} {value:,g}" for name, value in row.items() if name != "group")
+            out.print(f"  {escape(str(row['group']))}: {wish}")
+        return
+    names = ("group", "documents", "tokens", "asked", "possible", "realised", "epochs")
+    _table("mixture, in tokens", [
+        {name: f"{row[name]:,}" if isinstance(row[name], int) else row[name] for name in names if name in row}
+        | ({"": "exhausted" if row["exhausted"] else ""} if "exhausted" in row else {})
+        for row in found["groups"]
+    ], "group")  # fmt: skip
+    if "refused" in found:
+        out.print(escape(f"cannot be had: {found['refused']}"))
+    else:
+        out.print(f"{found['tokens']:,} tokens to train on")
+
+
 def figures(found: dict[str, Any]) -> None:
     """What `bench` measured, as tables."""
     machine, corpus_ = found["machine"], found["corpus"]

@@ -1,7 +1,8 @@
 """What became of each document: a row for every record that entered, and the story of any one of them.
 
 Nothing is joined: a document that left is a row of some group's `rejected/`, one that stayed is a row of the finished
-corpus (or of the last group's partitions), so the ledger is those files, projected.
+corpus (or of the last group's partitions), so the ledger is those files, projected. Of a document that a mixture
+repeats, the first copy counts.
 """
 
 import json
@@ -67,9 +68,11 @@ def write_part(task: LedgerTask, out: Path) -> dict[str, Any]:
     with storage.atomic(out.with_name(f"{out.name}.parquet")) as beside, pq.ParquetFile(task.path) as file:
         names = {name: task.renamed.get(name, name) for name in LEDGER}
         there = [names[name] for name in LEDGER if names[name] in file.schema_arrow.names]
+        copy = ["copy"] if "copy" in file.schema_arrow.names and task.path.name == "docs.parquet" else []
         with pq.ParquetWriter(beside, schema, **storage.PARQUET) as writer:
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=list(dict.fromkeys(there)), use_threads=False)
+                table = file.read_row_group(group, columns=list(dict.fromkeys([*there, *copy])), use_threads=False)
+                table = table.filter(pc.equal(table["copy"], 0)) if copy else table
                 columns = [
                     table[names[name]].cast(kind) if names[name] in there else pa.nulls(len(table), kind)
                     for name, kind in LEDGER.items()
@@ -88,12 +91,18 @@ def find(folder: Path, wanted: str) -> list[dict[str, Any]]:
 
 
 def document(paths: list[Path], id_: str) -> dict[str, Any] | None:
-    """The document's full row (text and every figure) from the first of the files that has it."""
+    """The document's full row (text and every figure) from the first of the files that has it.
+
+    What a sink dropped has no text there; that is in the next file that has the document.
+    """
+    found: dict[str, Any] | None = None
     for path in paths:
         rows = pq.read_table(path, filters=ds.field("id") == id_).to_pylist()
         if rows:
-            return rows[0]
-    return None
+            found = {**rows[0], **(found or {})}
+            if "text" in found:
+                return found
+    return found
 
 
 def dropped_for(folder: Path, id_: str) -> list[dict[str, Any]]:

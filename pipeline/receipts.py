@@ -167,10 +167,11 @@ def splits_of(outline: dict[str, Any]) -> list[Split]:
 
 
 def of_group(folder: Path, group: dict[str, Any], partitions: int) -> list[dict[str, Any]]:
-    """The receipts of a group's partitions that are there: of its stages, then of its barrier's verdicts."""
+    """The receipts of a group that are there: of its stages, then of its barrier's verdicts or of the corpus."""
     home = folder / group["folder"]
     places = [home / INSIDE[group["kind"]], *([home] if group["kind"] == "barrier" else [])]
-    said = (storage.read_json(place / f"part-{i:05d}.json") for place in places for i in range(partitions))
+    paths = [place / f"part-{i:05d}.json" for place in places for i in range(partitions)]
+    said = map(storage.read_json, [*paths, *([home / "sink.json"] if group["kind"] == "sink" else [])])
     return [receipt for receipt in said if receipt]
 
 
@@ -181,5 +182,6 @@ def rejects(home: Path, said: list[dict[str, Any]]) -> list[Path]:
 
 def survivors(home: Path, said: list[dict[str, Any]]) -> list[Path]:
     """The files of documents that left a group, as its receipts name them; a sink leaves none."""
-    names = {name for receipt in said for name in receipt["files"] if name.startswith("part-")}
+    at_rest = (receipt for receipt in said if "rows" in receipt)
+    names = {name for receipt in at_rest for name in receipt["files"] if name.startswith("part-")}
     return sorted(home / name for name in names if name.endswith(".parquet"))

@@ -7,6 +7,9 @@ from typing import Any
 from pipeline import ledger, storage
 from pipeline.plan import Plan
 
+_OF_RECEIPTS = ("key", "inputs", "base", "files", "counts")
+"""What a sink's receipt says beside the corpus."""
+
 
 def write(
     plan: Plan,
@@ -23,7 +26,7 @@ def write(
     """
     funnel = [stage for group in plan.groups for stage in _funnel(said.get(group.folder, []))]
     sink = storage.read_json(folder / plan.groups[-1].folder / "sink.json") or {} if not failed else {}
-    every = [receipt for group in plan.groups for receipt in said.get(group.folder, [])]
+    every = [receipt for group in plan.groups for receipt in said.get(group.folder, []) if "seconds" in receipt]
     barriers = _summaries(plan, folder, {stage["stage"] for stage in funnel})
     report = {
         "name": plan.config.name,
@@ -33,7 +36,7 @@ def write(
         "documents_in": funnel[0]["in"] if funnel else 0,
         "documents_out": funnel[-1]["out"] if funnel else 0,
         "funnel": funnel,
-        "corpus": {name: value for name, value in sink.items() if name not in ("key", "inputs", "base", "files")},
+        "corpus": {name: value for name, value in sink.items() if name not in _OF_RECEIPTS},
         "failed": failed,
         "imbalances": [] if failed else _imbalances(folder, funnel),
         "alarms": [

@@ -186,6 +186,7 @@ class _Run:
             _tidy(home)
             scattered = [storage.read_json(task.receipt) for task in tasks]
             self.said.setdefault(home.name, []).extend([*scattered, *_read(home / "gather" / "_receipts")])
+            self.said[home.name].append(storage.read_json(home / "sink.json"))
             return []
         (home / "sink.json").unlink(missing_ok=True)  # of an earlier input, whose scattered parts are replaced now
         _sweep(home, len(tasks))
@@ -197,7 +198,9 @@ class _Run:
         done = [home / "gather" / f"shard-{i:05d}" for i in range(len(shards))]
         record = _here(f"{name}: finish", sink.finish, done, records, home)
         files = {name: {"bytes": (home / name).stat().st_size} for name in record.pop("files")}
-        storage.write_json(home / "sink.json", {"key": whole, "inputs": seen, "base": ".", "files": files, **record})
+        receipt = {"key": whole, "inputs": seen, "base": ".", "files": files, **record}
+        storage.write_json(home / "sink.json", receipt)
+        self.said[home.name].append(receipt)  # a sink may drop documents too: `counts` and `rejected/` are in it
         _tidy(home)
         return []
 

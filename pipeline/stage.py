@@ -145,7 +145,11 @@ class Sink(_Step):
 
     @abstractmethod
     def finish(self, gathered: list[Path], records: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
-        """Put the shards in place under `folder` and write the manifest, last."""
+        """Put the shards in place under `folder` and write the manifest, last; returns a record with `files`.
+
+        May drop documents: `counts` in the record, as a partition's receipt has them, and rejects under `rejected/`
+        among the files.
+        """
 
 
 class Fitted(Protocol):

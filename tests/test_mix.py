@@ -1,0 +1,280 @@
+"""A mixture through the real sink and the real machine: its numbers by hand, its bytes, where every document went."""
+
+import atexit
+import functools
+import json
+import shutil
+import tempfile
+from collections import Counter
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import Workshop
+from pydantic import ValidationError
+from test_shards import build
+
+from pipeline import config, corpus
+from pipeline.schema import DOCUMENT
+from stages.kernels.mixture import Infeasible, upsampled
+from stages.shards import Shards
+from stages.tokens import Tokens
+
+LENGTH = 10  # tokens a document
+FIVE = {"web/a": 600, "web/b": 400, "wiki": 70, "code": 300, "books": 50, "zh": 400}
+"""Documents of each source; the five of the mixture, since web/* is one."""
+
+WISHES = {
+    "by": ["source"],
+    "groups": {"web/*": {"weight": 4}, "wiki": {"weight": 4}, "code": {"tokens": 2000}, "books": {"epochs": 3},
+               "zh": {"weight": 2}},
+    "tokens": 15_000,
+}  # fmt: skip
+BY_HAND = {"web/*": 5800, "wiki": 2800, "code": 2000, "books": 1500, "zh": 2900}
+"""15,000 less 2,000 and 1,500 is 11,500. By 4:4:2 wiki would give 4,600; it has 4 x 700. 8,700 are left, by 4:2."""
+
+
+@functools.cache
+def bytewise() -> Tokens:
+    """Learned from nothing, so without merges: a document of ASCII has a token a character, and EOS."""
+    folder = Path(tempfile.mkdtemp())
+    pq.write_table(pa.table({"id": ["0"], "text": [""]}), folder / "docs.parquet")
+    learner = Tokens.model_validate({"train": {"vocab_size": 300}})
+    learner.fit([folder / "docs.parquet"], folder / "fit")
+    atexit.register(shutil.rmtree, folder)
+    return learner.fitted(folder / "fit")
+
+
+def documents(sources: dict[str, int], lengths: list[int] | None = None, **columns: pa.Array) -> pa.Table:
+    """Tokenized documents of so many tokens each, LENGTH if nothing is said."""
+    rows = [source for source, number in sources.items() for _ in range(number)]
+    docs = {name: pa.nulls(len(rows), kind) for name, kind in DOCUMENT.items()}
+    docs["id"] = pa.array([f"{at * 7919:032x}" for at in range(len(rows))])
+    docs["source"] = pa.array(rows)
+    docs["text"] = pa.array([str(at).zfill(tokens - 1)[: tokens - 1] for at, tokens in
+                             enumerate(lengths or [LENGTH] * len(rows))])  # fmt: skip
+    made = bytewise().apply(pa.table({**docs, **columns}))
+    assert made["n_tokens"].to_pylist() == (lengths or [LENGTH] * len(rows))
+    return made
+
+
+def sink(mix: dict, **fields: object) -> Shards:
+    return Shards.model_validate({"val_fraction": 0, "mix": mix, **fields})
+
+
+def tokens_by(made: corpus.Corpus, group=lambda source: source) -> Counter:
+    """Tokens of each source in the training shards, as a reader of the corpus counts them."""
+    found: Counter = Counter()
+    for shard in made.shards:
+        if shard.split == "train":
+            rows = made.docs.slice(shard.first, shard.documents)
+            for source, tokens in zip(rows["source"].to_pylist(), rows["n_tokens"].to_pylist()):
+                found[group(source)] += tokens
+    return found
+
+
+def web(source: str) -> str:
+    return "web/*" if source.startswith("web/") else source
+
+
+def test_five_sources_of_which_one_is_exhausted(tmp_path: Path) -> None:
+    docs = documents(FIVE)
+    made = build(sink(WISHES, shard_tokens=4000), [[docs]], tmp_path)
+    told = {row["group"]: row for row in made.manifest["mix"]["groups"]}
+    assert {name: row["realised"] for name, row in told.items()} == BY_HAND
+    assert {name: row["asked"] for name, row in told.items()} == {
+        "web/*": 4600, "wiki": 4600, "code": 2000, "books": 1500, "zh": 2300}  # fmt: skip
+    assert {name: row["possible"] for name, row in told.items()} == {
+        "web/*": 40_000, "wiki": 2800, "code": 12_000, "books": 2000, "zh": 16_000}  # fmt: skip
+    assert [name for name, row in told.items() if row["exhausted"]] == ["wiki"]
+    assert told["web/*"]["left_out"] == 420
+    assert tokens_by(made, web) == BY_HAND
+    assert made.manifest["tokens"] == made.manifest["mix"]["tokens"] == 15_000
+    assert made.manifest["documents"] == len(made.docs) == 1500
+    assert corpus.verify(made) == []
+    times = Counter(made.docs["id"].to_pylist())
+    sources = dict(zip(docs["id"].to_pylist(), docs["source"].to_pylist()))
+    assert {times[id_] for id_, source in sources.items() if source == "wiki"} == {4}
+    assert {times[id_] for id_, source in sources.items() if source == "books"} == {3}
+    assert {times[id_] for id_, source in sources.items() if source == "code"} == {0, 1}
+    lists = dict(zip(docs["id"].to_pylist(), docs["input_ids"].to_pylist()))
+    assert all(ids.tolist() == lists[row["id"]] for row, ids in made.documents()), "each copy is the document itself"
+
+
+def test_copies_are_numbered_and_lie_apart(tmp_path: Path) -> None:
+    made = build(sink({"groups": {"*": {"epochs": 4}}}), [[documents({"a": 500})]], tmp_path)
+    assert made.docs.schema.field("copy").type == pa.int16()
+    places: dict[str, dict[int, int]] = {}
+    for place, (id_, copy) in enumerate(zip(made.docs["id"].to_pylist(), made.docs["copy"].to_pylist())):
+        places.setdefault(id_, {})[copy] = place
+    assert len(places) == 500
+    assert all(sorted(copies) == [0, 1, 2, 3] for copies in places.values())
+    gaps = np.diff(np.sort([list(copies.values()) for copies in places.values()]), axis=1)
+    assert gaps.mean() == pytest.approx(2000 / 5, rel=0.1), "as far apart as places drawn at random"
+    orders = [[id_ for _, id_ in sorted((copies[copy], id_) for id_, copies in places.items())] for copy in (0, 1)]
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_partitioning_gives_the_same_bytes(tmp_path: Path, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    lengths = np.maximum(2, random.lognormal(3, 1, sum(FIVE.values()))).astype(int).tolist()
+    docs = documents(FIVE, lengths)
+    made = sink({**WISHES, "tokens": 60_000, "max_epochs": 6}, val_fraction=0.1, shard_tokens=9000)
+    whole = build(made, [[docs]], tmp_path / "whole")
+    shuffled = docs.take(random.permutation(len(docs)))
+    edges = [0, *sorted(random.integers(0, len(docs), 4).tolist()), len(docs)]
+    parts = [[shuffled.slice(a, b - a)] for a, b in zip(edges, edges[1:])]
+    parts = [parts[0] + parts[1], *parts[2:], [docs.slice(0, 0)]]
+    other = build(made, parts, tmp_path / "other")
+    assert other.manifest == whole.manifest
+    assert (tmp_path / "whole/rejected/mixture.parquet").read_bytes() == (
+        tmp_path / "other/rejected/mixture.parquet"
+    ).read_bytes()
+
+
+def test_held_out_documents_come_up_once_and_are_not_mixed(tmp_path: Path) -> None:
+    docs = documents({"a": 2000, "b": 1000})
+    mix = {"groups": {"a": {"epochs": 0.5}, "b": {"epochs": 2.5}}}
+    plain = build(Shards(val_fraction=0.2), [[docs]], tmp_path / "plain")
+    made = build(sink(mix, val_fraction=0.2), [[docs]], tmp_path / "mixed")
+    assert (tmp_path / "mixed/val-00000.bin").read_bytes() == (tmp_path / "plain/val-00000.bin").read_bytes()
+    had, has = tokens_by(plain), tokens_by(made)
+    assert has["a"] == pytest.approx(had["a"] * 0.5, abs=LENGTH)
+    assert has["b"] == pytest.approx(had["b"] * 2.5, abs=LENGTH)
+    assert {row["group"]: row["realised"] for row in made.manifest["mix"]["groups"]} == has
+    left_out = set(pq.read_table(tmp_path / "mixed/rejected/mixture.parquet")["id"].to_pylist())
+    assert left_out == set(docs["id"].to_pylist()) - set(made.docs["id"].to_pylist())
+    assert len(left_out) == made.manifest["mix"]["left_out"]
+
+
+def test_realised_within_a_thousandth(tmp_path: Path) -> None:
+    lengths = np.maximum(2, np.random.default_rng(5).lognormal(4, 1.3, 5000)).astype(int).tolist()
+    mix = {"groups": {"a": {"weight": 1}, "b": {"weight": 2}, "c": {"epochs": 1.37}}, "tokens": 700_000}
+    made = build(sink(mix), [[documents({"a": 2000, "b": 1500, "c": 1500}, lengths)]], tmp_path)
+    for row in made.manifest["mix"]["groups"]:
+        assert row["realised"] == pytest.approx(row["solved"], rel=1e-3)
+    assert made.n_tokens == pytest.approx(700_000, rel=1e-3)
+
+
+def test_the_size_of_the_cluster(tmp_path: Path) -> None:
+    """`dup_count` is of the others, so 0, 1, 2, 4, 99 and 999 are clusters of 1, 2, 3, 5, 100 and 1,000."""
+    others = [0, 1, 2, 4, 99, 999] * 20
+    docs = documents({"a": 120}, dup_count=pa.array(others, pa.int32()))
+    made = build(sink({"upsample": "dup_count"}), [[docs]], tmp_path)
+    times = Counter(made.docs["id"].to_pylist())
+    assert [times[id_] for id_ in docs["id"].to_pylist()] == [1, 2, 3, 5, 8, 1] * 20
+    assert upsampled(1 + np.array(others)).tolist() == [1, 2, 3, 5, 8, 1] * 20
+
+
+def test_more_of_the_better(tmp_path: Path) -> None:
+    """By x over two of four buckets, heights 1 : 3; 2,000 tokens of 1,000 a bucket are 0.5 and 1.5 epochs."""
+    bucket = pa.array([at % 4 for at in range(400)] + [None] * 100, pa.int8())
+    mix = {"by": ["lang"], "groups": {"en": {"tokens": 2000}, "zh": {"epochs": 1}},
+           "quality": {"buckets": 4, "power": 1, "rate": 0, "floor": 0.5}}  # fmt: skip
+    docs = documents({"a": 500}, bucket=bucket, lang=pa.array(["en"] * 400 + ["zh"] * 100))
+    made = build(sink(mix), [[docs]], tmp_path)
+    english = [row for row in made.docs.to_pylist() if row["lang"] == "en"]
+    times = Counter(row["bucket"] for row in english)
+    assert sum(times.values()) == 200
+    assert times == {2: pytest.approx(50, abs=10), 3: pytest.approx(150, abs=10)}
+    assert len(made.docs) - len(english) == 100, "no score, no curve"
+    with pytest.raises(Infeasible, match=r"en is exhausted: 10,000 tokens .* at most 2 epochs of it are 8,000"):
+        build(sink({**mix, "groups": {"en": {"tokens": 10_000}, "*": {"epochs": 1}}}), [[docs]], tmp_path / "more")
+    with pytest.raises(Infeasible, match=r"a: 'bucket' is not from 0 to 3 .* or missing for 100 of 500"):
+        build(sink({"quality": mix["quality"]}), [[docs]], tmp_path / "some")
+
+
+def test_languages_by_temperature(tmp_path: Path) -> None:
+    """As many bytes a document: content is 900 : 100, its roots 30 : 10, so 750 : 250 of 1,000 documents."""
+    docs = documents({"a": 1000}, lang=pa.array(["en"] * 900 + ["sw"] * 100))
+    mix = {"by": ["lang"], "temperature": 2}
+    made = build(sink(mix), [[docs]], tmp_path / "1")
+    assert Counter(made.docs["lang"].to_pylist()) == {"en": 750, "sw": 250}
+    made = build(sink({**mix, "premiums": {"sw": 100 / 81}}), [[docs]], tmp_path / "2")
+    told = {row["group"]: row["realised"] for row in made.manifest["mix"]["groups"]}
+    assert told["en"] / told["sw"] == pytest.approx(3 / 1 * (100 / 81) ** -0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("mix", "said"),
+    [
+        ({"groups": {"a": {"wieght": 3}}}, "stages[1].shards.mix.groups.a.wieght: unknown key"),
+        ({"groups": {"a": {"wieght": 3}}}, "did you mean 'weight'?"),
+        ({"group": {}}, "did you mean 'groups'?"),
+        ({"groups": {"a": {"weight": 1, "epochs": 1}}}, "give exactly one of weight, tokens and epochs"),
+        ({"temperature": 2, "groups": {"*": {"epochs": 1}}}, "the temperature gives the weights"),
+        ({"premiums": {"zh": 1}}, "premiums are of use with a temperature only"),
+    ],
+)
+def test_mistakes_are_said(mix: dict, said: str) -> None:
+    raw = {"name": "x", "stages": [{"collect": {"paths": ["x"]}}, {"shards": {"mix": mix}}]}
+    with pytest.raises(config.ConfigError) as refused:
+        config.check(raw, "x.yaml")
+    assert said in str(refused.value)
+
+
+def test_the_columns_it_reads_are_needed() -> None:
+    assert sink({"by": ["lang"], "upsample": "dup_count", "quality": {}}).needs[-3:] == ("lang", "dup_count", "bucket")
+    with pytest.raises(ValidationError):
+        sink({"tokens": float("inf")})
+
+
+def test_no_mixture_no_trace(tmp_path: Path) -> None:
+    made = build(Shards(val_fraction=0), [[documents(FIVE)]], tmp_path)
+    assert "copy" not in made.docs.column_names
+    assert "mix" not in made.manifest
+    assert not (tmp_path / "rejected").exists()
+
+
+RUN = """
+name: mixed
+workers: 0
+stages:
+  - rows
+  - dedup: {levels: [exact]}
+  - tokens: {train: {vocab_size: 300}}
+  - shards:
+      val_fraction: 0.02
+      mix: {by: [source], groups: {web*: {weight: 1}, "wiki.txt": {epochs: 3}}, tokens: TOKENS}
+"""
+
+
+def test_a_run_balances_and_plan_explains(workshop: Workshop) -> None:
+    number = count()
+    for name, lines in (("web1.txt", 300), ("web2.txt", 200), ("wiki.txt", 60)):
+        workshop.write(f"in/{name}", "".join(f"A line of {name}, number {next(number)}.\n" for _ in range(lines)))
+    workshop.write("mixed.yaml", RUN.replace("TOKENS", "10000000"))
+    assert "web*: weight 1" in workshop.run("plan", "mixed.yaml")
+    assert "every group with a weight is exhausted, web* (" in workshop.run("run", "mixed.yaml", code=1)
+    assert "cannot be had: the mixture cannot come to 10,000,000 tokens" in workshop.run("plan", "mixed.yaml")
+    asked = 6000
+    workshop.write("mixed.yaml", RUN.replace("TOKENS", str(asked)))
+    said = workshop.run("run", "mixed.yaml")
+    homes = [path for path in (workshop.folder / "runs/mixed").glob("*-shards-*") if (path / "manifest.json").exists()]
+    (home,) = homes
+    manifest = json.loads((home / "manifest.json").read_text())
+    told = {row["group"]: row for row in manifest["mix"]["groups"]}
+    gone = manifest["mix"]["left_out"]
+    assert 0 < gone == told["web*"]["left_out"]
+    assert told["wiki.txt"]["realised"] == 3 * told["wiki.txt"]["tokens"]
+    assert manifest["mix"]["tokens"] == pytest.approx(asked, rel=2e-3)
+    assert f"mixture {gone}" in said
+    report = json.loads((workshop.folder / "runs/mixed/report.json").read_text())
+    assert report["imbalances"] == []
+    assert report["documents_in"] == 560 == report["documents_out"] + gone
+    ledger = pq.read_table(workshop.folder / "runs/mixed/ledger").to_pylist()
+    assert len({row["id"] for row in ledger}) == len(ledger) == 560
+    assert Counter((row["stage"], row["reason"]) for row in ledger)["shards", "mixture"] == gone
+    assert f"{told['web*']['realised']:,}" in workshop.run("plan", "mixed.yaml")
+    assert "verified" in workshop.run("verify", "mixed")
+    left = next(row["id"] for row in ledger if row["reason"] == "mixture")
+    explained = workshop.run("explain", "mixed", left)
+    assert "left at shards: mixture" in explained
+    assert "A line of web" in explained, "its text is where it was last"
+    workshop.run("show", "mixed", "--rejected", "mixture")
+    assert "nothing to do" in workshop.run("run", "mixed.yaml")
+    workshop.run("report", "mixed")
