@@ -163,6 +163,16 @@ def test_ids_are_those_of_tokenizers_on_fuzzed_text(kind: str, make: Maker) -> N
     assert_same(make(kind), list(fuzzed(7, 10_000 // len(KINDS) + 1)))
 
 
+def test_the_fast_encoder_is_made_anew_and_gives_the_same(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make(next(iter(KINDS)))
+    monkeypatch.setattr(tokens, "_RENEWED", 2)
+    encoders = []
+    for _ in range(4):
+        assert_same(path, real_texts()[:5])
+        encoders.append(tokens.fast(path))
+    assert len(set(map(id, encoders))) >= 2, "all are held here, so no two have one address"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_are_those_of_tokenizers_on_100_000_fuzzed_texts(kind: str, make: Maker) -> None:
