@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import xxhash
-
 from pipeline import config as configs
 from pipeline import corpus, receipts, storage
 from pipeline import plan as plans
@@ -168,7 +166,7 @@ def _as_settled(file: dict[str, Any]) -> bool:
     except OSError:
         return False
     untouched = (state.st_size, state.st_mtime_ns) == (file["size"], file["mtime_ns"])
-    return untouched or (state.st_size == file["size"] and _xxh3(file["path"]) == file["xxh3"])
+    return untouched or (state.st_size == file["size"] and storage.xxh3(file["path"]) == file["xxh3"])
 
 
 def _continuing(config: Config, folder: Path) -> Config:
@@ -224,7 +222,7 @@ class _Known:
         last = self._by_path.get(file.path)
         if last and (last["size"], last["mtime_ns"]) == (file.size, file.mtime_ns):
             return None
-        content = _xxh3(file.path)
+        content = storage.xxh3(file.path)
         before = self._by_name.get(file.name, [])
         if any((one["size"], one["xxh3"]) == (file.size, content) for one in before):
             return None
@@ -255,11 +253,3 @@ def _repacked(splits: tuple[Split, ...], new: dict[str, dict[str, Any]]) -> list
             packed[-1] += pieces
             held += size
     return packed
-
-
-def _xxh3(path: str) -> str:
-    digest = xxhash.xxh3_64()
-    with open(path, "rb") as handle:
-        while chunk := handle.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

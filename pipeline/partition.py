@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xxhash
 
 from pipeline import storage
 from pipeline.config import NamedStep
@@ -414,15 +413,7 @@ def _witness(piece: Piece) -> dict[str, Any]:
     state = Path(piece.path).stat()
     whole = piece.start == 0 and piece.stop == -1
     return {"path": piece.path, "source": piece.source, "size": state.st_size, "mtime_ns": state.st_mtime_ns,
-            "xxh3": _xxh3(piece.path) if whole else None}  # fmt: skip
-
-
-def _xxh3(path: str) -> str:
-    digest = xxhash.xxh3_64()
-    with open(path, "rb") as handle:
-        while chunk := handle.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+            "xxh3": storage.xxh3(piece.path) if whole else None}  # fmt: skip
 
 
 def unchanged(witness: dict[str, Any], piece: Piece) -> bool:
@@ -434,7 +425,7 @@ def unchanged(witness: dict[str, Any], piece: Piece) -> bool:
     if state.st_size != witness["size"]:
         return False
     untouched = piece.path == witness["path"] and state.st_mtime_ns == witness["mtime_ns"]
-    return untouched or (witness["xxh3"] is not None and witness["xxh3"] == _xxh3(piece.path))
+    return untouched or (witness["xxh3"] is not None and witness["xxh3"] == storage.xxh3(piece.path))
 
 
 def valid(path: Path, key: str, pieces: Sequence[Piece] = ()) -> dict[str, Any] | None:

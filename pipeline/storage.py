@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 PARQUET = {"compression": "zstd", "compression_level": 3}
 """zstd level 3: 109 MB/s at ratio 2.97 on documents, against 223 MB/s at 2.33 for level 1 (measured, one core)."""
@@ -83,6 +85,22 @@ def write_table(path: Path, table: pa.Table) -> None:
     """One Parquet file, atomically."""
     with atomic(path) as beside:
         pq.write_table(table, beside, **PARQUET)
+
+
+def write_array(path: Path, array: np.ndarray) -> str:
+    """One `.npy` file, atomically; returns the path, for a step's record. In C order: kernels meet one layout."""
+    with atomic(path) as beside, beside.open("wb") as handle:
+        np.save(handle, np.ascontiguousarray(array))
+    return str(path)
+
+
+def xxh3(path: str | Path) -> str:
+    """A fast digest of a file's content, to notice that it changed."""
+    digest = xxhash.xxh3_64()
+    with open(path, "rb") as handle:
+        while chunk := handle.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def sha256(path: Path) -> str:

@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 
 from pipeline.schema import DROP, text_buffers
 from pipeline.stage import Barrier, Part, Steps
-from pipeline.storage import atomic, write_json
+from pipeline.storage import atomic, write_array, write_json
 from stages.kernels import repeats
 from stages.kernels.sketch import unit_table
 from stages.kernels.text import classes
@@ -136,12 +136,6 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
     return unit_table(), classes()
 
 
-def _save(path: Path, array: np.ndarray) -> str:
-    with atomic(path) as beside, beside.open("wb") as handle:
-        np.save(handle, array)
-    return str(path)
-
-
 def _sketches(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """The batches of a sketch file: documents, lines, starts (from 0), hashes."""
     reader = pa.ipc.open_file(pa.memory_map(str(path)))
@@ -171,7 +165,7 @@ def write_counts(task: _Counts, out: Path) -> dict[str, Any]:
     compared = rows.shape[1]
     rows, distinct = _counted(rows, max(1, task.lines.keep))
     return {
-        "rows": _save(Path(f"{out}.npy"), rows),
+        "rows": write_array(Path(f"{out}.npy"), rows),
         "documents": number, "lines": lines, "compared": compared, "distinct": distinct,
     }  # fmt: skip
 
@@ -208,7 +202,7 @@ def write_hot(task: _Hot, out: Path) -> dict[str, Any]:
     limits = rows[1, firsts + keep - 1] if keep else np.zeros(len(firsts), np.uint64)  # no document has the hash 0
     order = np.lexsort((rows[0, firsts], rows[2, firsts]))[::-1][:_TOP]
     return {
-        "file": _save(Path(f"{out}.npy"), np.stack((rows[0, firsts], limits))),
+        "file": write_array(Path(f"{out}.npy"), np.stack((rows[0, firsts], limits))),
         "distinct": distinct,
         "hot": len(firsts),
         "top": rows[[2, 0]][:, firsts[order]].T.tolist(),

@@ -368,3 +368,13 @@ def test_the_shipped_configuration_runs_on_the_samples(workshop: Workshop) -> No
     assert "52 documents" in said
     assert "nothing new" in workshop.run("run", "configs/nightly.yaml")
     assert len(corpus.open(workshop.folder / "runs/nightly")) == 52
+
+
+def test_an_index_that_another_run_holds_is_left_alone(workshop: Workshop) -> None:
+    workshop.write("in/a.txt", "a line of text\nanother line of text\n")
+    workshop.write("c.yaml", "name: t\nworkers: 0\nstages:\n  - rows: {}\n  - dedup: {index: kept}\n")
+    with storage.lock(workshop.folder / "kept"):
+        assert "another run holds it" in workshop.run("run", "c.yaml", code=3)
+    assert not (workshop.folder / "kept/index.json").exists()
+    assert "done" in workshop.run("run", "c.yaml")
+    assert (workshop.folder / "kept/index.json").exists()

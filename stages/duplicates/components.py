@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stages.duplicates.keys import EXACT, OLD, Stored, read, save
+from pipeline.storage import write_array
+from stages.duplicates.keys import EXACT, OLD, Stored, read
 from stages.kernels import cluster
 
 MEMBER = np.dtype([("ordinal", "<u8"), ("component", "<u8"), ("bucket", "<i4"), ("copy", "?")])
@@ -55,7 +56,7 @@ def write_components(task: ComponentsTask, out: Path) -> dict[str, Any]:
     members["component"], members["copy"], members["bucket"] = roots, copy, buckets[index]
     members = members[~single[index]]
     return {
-        "file": save(Path(f"{out}.npy"), members),
+        "file": write_array(Path(f"{out}.npy"), members),
         "buckets": int(members["bucket"].max()) + 1 if len(members) else 0,
         "candidates": len(members),
         "components": int((~single).sum()),

@@ -29,8 +29,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.storage import atomic, read_json, write_json
-from stages.duplicates.keys import EXACT, OLD, Dedup, Stored, key_range, read, save, slice_of
+from pipeline.storage import atomic, read_json, write_array, write_json
+from stages.duplicates.keys import EXACT, OLD, Dedup, Stored, key_range, read, slice_of
 from stages.duplicates.verdicts import Judged
 from stages.kernels import cluster
 
@@ -345,7 +345,7 @@ def write_segment(task: SegmentTask, out: Path) -> dict[str, Any]:
     _write_texts(texts, schema, _filtered(_with_text(columns, task.stored.docs), kept))
     keys = _listed_keys(task, sketch, kept, ordinals)
     return {
-        "docs": str(docs), "texts": str(texts), "keys": save(Path(f"{out}.npy"), keys), "rows": keys.shape[1],
+        "docs": str(docs), "texts": str(texts), "keys": write_array(Path(f"{out}.npy"), keys), "rows": keys.shape[1],
         "base": first, "stop": first + len(sketch), "documents": len(ordinals),
     }  # fmt: skip
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.schema import text_buffers
-from pipeline.storage import atomic
+from pipeline.storage import write_array
 from stages.kernels import cluster
 
 Dedup: TypeAlias = Any
@@ -47,13 +47,6 @@ class EdgesTask(NamedTuple):
     before: Any  # index.Before, or None
 
 
-def save(path: Path, array: np.ndarray) -> str:
-    """Write a `.npy` file atomically; returns its path, for a step's record."""
-    with atomic(path) as beside, beside.open("wb") as handle:
-        np.save(handle, np.ascontiguousarray(array))  # one layout, so that kernels are compiled once
-    return str(path)
-
-
 def read(path: Path | str) -> pa.RecordBatchFileReader:
     """An Arrow IPC file, mapped."""
     return pa.ipc.open_file(pa.memory_map(str(path)))
@@ -81,8 +74,8 @@ def write_keys(task: KeysTask, out: Path) -> dict[str, Any]:
     rows, facts = _key_rows(task)
     again, grouped = _repeated(rows[0])
     return {
-        "keys": save(Path(f"{out}.keys.npy"), rows[:, ~again]),
-        "groups": save(Path(f"{out}.groups.npy"), rows[:, grouped]),
+        "keys": write_array(Path(f"{out}.keys.npy"), rows[:, ~again]),
+        "groups": write_array(Path(f"{out}.groups.npy"), rows[:, grouped]),
         "rows": rows.shape[1],
         "matches": int(again.sum()),
         **facts,
@@ -140,4 +133,4 @@ def write_edges(task: EdgesTask, out: Path) -> dict[str, Any]:
         rows = np.concatenate((rows, task.before.matching(rows[0], low, high)), axis=1)
         cluster.sort_rows(rows)
     again, grouped = _repeated(rows[0])
-    return {"groups": save(Path(f"{out}.npy"), rows[:, grouped]), "matches": int(again.sum())}
+    return {"groups": write_array(Path(f"{out}.npy"), rows[:, grouped]), "matches": int(again.sum())}

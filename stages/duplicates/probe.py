@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.schema import text_buffers
-from stages.duplicates.keys import Dedup, Stored, read, save
+from pipeline.storage import write_array
+from stages.duplicates.keys import Dedup, Stored, read
 from stages.duplicates.samples import texts_of
 from stages.kernels import cluster
 from stages.kernels.sketch import shingle_sets, unit_table
@@ -54,7 +55,7 @@ def write_picks(task: PickTask, out: Path) -> dict[str, Any]:
     hashes = sketch["exact_lo"].to_numpy()[rows]
     first = np.argsort(hashes, kind="stable")[: task.number]
     picks = np.stack((hashes[first], (rows[first] + task.stored.base).astype(np.uint64)))
-    return {"file": save(Path(f"{out}.npy"), picks)}
+    return {"file": write_array(Path(f"{out}.npy"), picks)}
 
 
 def write_probe(task: ProbeTask, out: Path) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.schema import BATCH_BYTES, text_buffers
-from pipeline.storage import atomic
+from pipeline.storage import atomic, write_array
 from stages.duplicates.components import MEMBER
-from stages.duplicates.keys import OLD, Dedup, Stored, read, save
+from stages.duplicates.keys import OLD, Dedup, Stored, read
 from stages.kernels import cluster
 from stages.kernels.sketch import shingle_sets, unit_table
 
@@ -119,7 +119,7 @@ def _write(batches: Iterator[pa.RecordBatch], dedup: Dedup, out: Path) -> dict[s
             order.append(np.unique(buckets))
             for bucket in order[-1]:
                 file.write_batch(batch.take(pa.array(np.flatnonzero(buckets == bucket))))
-    return {"file": str(path), "order": save(Path(f"{out}.npy"), np.concatenate(order))}
+    return {"file": str(path), "order": write_array(Path(f"{out}.npy"), np.concatenate(order))}
 
 
 def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -177,7 +177,7 @@ def write_verified(task: VerifyTask, out: Path) -> dict[str, Any]:
     full = np.stack((keys[row, band], docs["ordinal"].to_numpy()[heads[row]]))
     return {
         "file": str(path),
-        "unlisted": save(Path(f"{out}.unlisted.npy"), full),
+        "unlisted": write_array(Path(f"{out}.unlisted.npy"), full),
         **{name: int((code[leaves] == number).sum()) for number, name in enumerate(HOW)},
         **dict(zip(("compared", "refused", "lists_full"), counts.tolist(), strict=True)),
         **_clusters(docs, target, leaves),
