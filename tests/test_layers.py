@@ -141,6 +141,8 @@ def below(name: str) -> tuple[str, ...]:
         return ("stages.kernels",)
     if name.startswith(("stages.dedup", "stages.duplicates")):
         return ("stages.kernels", "stages.duplicates")
+    if name.startswith("stages.shard"):
+        return ("stages.kernels", "stages.sharding")
     if name.startswith("stages.learning"):
         return ("stages.kernels", "stages.readers", "stages.learning", "stages.tokens", "stages.classify")
     return ("stages.kernels", "stages.readers")
