@@ -24,7 +24,12 @@ from pipeline import run as runs
 from pipeline.engine import Engine, NoCluster, open_engine
 from pipeline.train import cli as trainer
 
-LEARNING = {"train-classifier": "stages.learning.classifier", "train-tokenizer": "stages.learning.tokenizer"}
+LEARNING = {
+    "train-classifier": "stages.learning.classifier",
+    "train-perplexity": "stages.learning.perplexity",
+    "train-importance": "stages.learning.importance",
+    "train-tokenizer": "stages.learning.tokenizer",
+}
 """Commands that make what stages use, and the modules they are in; imported when they are called for."""
 
 
@@ -105,7 +110,7 @@ def _engine(stack: ExitStack, workers: int | None, address: str | None) -> Engin
 
 
 def _conclude(told: dict[str, Any], folder: Path, *, debug: bool) -> None:
-    """The funnel and the verdict on a run; exit 1 if anything is missing."""
+    """The funnel and the verdict on a run; exit 1 if anything is missing, 2 if what is asked for cannot be had."""
     console.funnel(told)
     for failure in told["failed"]:
         console.fail(f"failed: {failure['message']}")
@@ -113,11 +118,13 @@ def _conclude(told: dict[str, Any], folder: Path, *, debug: bool) -> None:
             console.fail(failure["details"])
     for imbalance in told["imbalances"]:
         console.fail(f"does not balance: {imbalance}")
+    refused = bool(told["failed"]) and all(failure["refused"] for failure in told["failed"])
     if told["failed"]:
-        console.fail(f"{len(told['failed'])} failed, the others are done; the same command continues.")
+        then = "the same command with another configuration" if refused else "the same command"
+        console.fail(f"{len(told['failed'])} failed, the others are done; {then} continues.")
     console.alarms(told["alarms"])
     if told["failed"] or told["imbalances"]:
-        raise typer.Exit(1)
+        raise typer.Exit(2 if refused and not told["imbalances"] else 1)
     made = told["corpus"]
     if made:
         print(f"{made['documents']:,} documents, {made['tokens']:,} tokens ({made['dtype']}), {made['shards']} shards")

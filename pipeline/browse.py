@@ -50,7 +50,9 @@ def state(folder: Path) -> str:
     found = storage.read_json(folder / "report.json")
     if not found:
         return "interrupted; the same command continues"
-    failed = f", {len(found['failed'])} failed; the same command continues" if found["failed"] else ""
+    refused = all(failure.get("refused") for failure in found["failed"])
+    then = "the same command with another configuration" if refused else "the same command"
+    failed = f", {len(found['failed'])} failed; {then} continues" if found["failed"] else ""
     return f"{found['state']}{failed}, {found['documents_in']:,} documents in, {found['documents_out']:,} out"
 
 

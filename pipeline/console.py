@@ -18,6 +18,8 @@ err = Console(stderr=True, highlight=False)
 LINE_EVERY = 10.0
 """Seconds between progress lines when the output is a log."""
 
+_ALARMS = 5  # said at once
+
 
 class Lines:
     """Progress as plain lines, for logs."""
@@ -114,14 +116,17 @@ def funnel(report: dict[str, Any]) -> None:
 
 
 def alarms(found: list[dict[str, Any]]) -> None:
-    """Sources or domains that lost more than they should, where nobody can overlook them."""
-    for alarm in found:
+    """Sources or domains that lost more than they should, where nobody can overlook them: the worst few, and how many
+    more the report has."""
+    for alarm in found[:_ALARMS]:
         err.print(
             f"[bold white on red] ALARM [/bold white on red] {alarm['stage']}: {alarm['kind']} "
             f"[bold]{escape(str(alarm['name']))}[/bold] lost {alarm['share']:.0%} of its documents "
             f"({alarm['in']:,} in, {alarm['out']:,} out)",
             soft_wrap=True,
         )
+    if len(found) > _ALARMS:
+        err.print(f"[bold white on red] ALARM [/bold white on red] and {len(found) - _ALARMS} more, in report.html")
 
 
 def increments(rows: list[dict[str, Any]]) -> None:

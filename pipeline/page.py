@@ -19,6 +19,7 @@ PAGE = "report.html"
 _FILES = 16  # of documents, spread over the run, that samples are taken from
 _PER_REASON, _KEPT, _ROWS = 3, 6, 15
 _SNIPPET = 200  # characters of a sample
+_ALARMS = 5  # shown at once
 
 _STYLE = """
 :root{--ink:#1c1f23;--soft:#5c6670;--paper:#fff;--card:#f5f6f8;--line:#d9dde2;--good:#2e7d4f;--bad:#b3261e;--bar:#3b7dc4;
@@ -135,11 +136,19 @@ def _verdict(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _alarms(found: list[dict[str, Any]]) -> Iterator[str]:
-    for alarm in found:
-        where = f" in increment {_e(alarm['increment'])}" if "increment" in alarm else ""
-        yield (f'<p class="alarm"><b>Alarm.</b> {_e(alarm["kind"])} <b>{_e(str(alarm["name"]))}</b> lost '
-               f'{alarm["share"]:.0%} of its documents at {_e(alarm["stage"])}{where} ({alarm["in"]:,} in, '
-               f'{alarm["out"]:,} out).</p>')  # fmt: skip
+    """A paragraph each; where there are many, the worst, and the others folded away."""
+    yield from map(_alarm, found[:_ALARMS])
+    if len(found) > _ALARMS:
+        yield f"<details><summary><b>{len(found) - _ALARMS} more alarms</b></summary>"
+        yield from map(_alarm, found[_ALARMS:])
+        yield "</details>"
+
+
+def _alarm(alarm: dict[str, Any]) -> str:
+    where = f" in increment {_e(alarm['increment'])}" if "increment" in alarm else ""
+    return (f'<p class="alarm"><b>Alarm.</b> {_e(alarm["kind"])} <b>{_e(str(alarm["name"]))}</b> lost '
+            f'{alarm["share"]:.0%} of its documents at {_e(alarm["stage"])}{where} ({alarm["in"]:,} in, '
+            f'{alarm["out"]:,} out).</p>')  # fmt: skip
 
 
 def _funnel(found: dict[str, Any]) -> Iterator[str]:
@@ -235,6 +244,12 @@ def _barrier(stage: str, found: dict[str, Any]) -> Iterator[str]:
     plain = {name: value for name, value in found.items() if isinstance(value, (int, float))}
     if plain:
         yield f"<p>{_told(plain)}.</p>"
+    if groups := found.get("groups"):
+        cells = [[_e(str(row["group"])), *(_cell(row[name]) for name in ("scored", "kept", "threshold"))]
+                 for row in groups[:_ROWS]]  # fmt: skip
+        yield from _table(["group", "scored", "kept", "last kept"], cells, raw=1)
+    if unused := found.get("rates_unused"):
+        yield f'<p class="bad">Rates of groups that no document with a score is of: {_e(", ".join(unused))}.</p>'
     left_out = {name: count for name, count in found.get("left_out", {}).items() if count}
     if left_out:
         yield f'<p class="bad">Left out by a limit: {_told(left_out)}.</p>'

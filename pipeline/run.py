@@ -18,7 +18,7 @@ from pipeline.config import NamedStep
 from pipeline.engine import Engine
 from pipeline.plan import Group, Plan, digest, outline
 from pipeline.receipts import AtRest
-from pipeline.stage import Barrier, Part, Piece, Sink, Split, Steps
+from pipeline.stage import Barrier, Part, Piece, Refused, Sink, Split, Steps
 
 
 class Failure(NamedTuple):
@@ -27,6 +27,7 @@ class Failure(NamedTuple):
     what: str  # the group and task
     message: str  # one line: stage, input, error
     details: str  # the whole traceback
+    refused: bool = False  # the configuration asks for what cannot be had: the same command would fail again
 
 
 class Failed(RuntimeError):
@@ -277,8 +278,10 @@ def _here(what: str, fn: Callable[..., Any], *args: Any) -> Any:
     except (Failed, storage.Locked):
         raise
     except Exception as error:
-        message = " ".join(f"{what}: {type(error).__name__}: {error}".split())
-        raise Failed([Failure(what, message, traceback.format_exc())]) from error
+        refused = isinstance(error, Refused)
+        said = str(error) if refused else f"{type(error).__name__}: {error}"
+        message = " ".join(f"{what}: {said}".split())
+        raise Failed([Failure(what, message, traceback.format_exc(), refused)]) from error
 
 
 def _read(folder: Path) -> list[dict[str, Any]]:

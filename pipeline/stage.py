@@ -18,6 +18,13 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 
+class Refused(ValueError):
+    """What is asked for cannot be had of these documents, which is said to the person who asked: once more will not do.
+
+    For `plan` and `finish` of a sink, which run once, in the driver.
+    """
+
+
 class _Step(BaseModel, ABC):
     """What all four kinds share: configuration as fields, columns wanted, columns added."""
 

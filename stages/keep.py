@@ -1,21 +1,26 @@
-"""Keep the best share of the corpus by a score, exactly, and say which twentieth each document is in.
+"""Keep the best share of the corpus by a score, exactly, or draw one; say which twentieth each document is in.
 
 "The best tenth" can be told only by who has seen all. The k-th largest of any number of documents is found without
 bringing them together: a document is one 64-bit number, its score above a hash of its `id`, in an order-preserving
 form; partitions count them by their first 16 bits, the counts are added up, only the bin that holds the k-th is
 counted by its next 16 bits, and so on (radix selection). After four rounds the number itself is known. So the rate is
 met to the document, also where scores tie, and the answer does not depend on how documents are spread over partitions.
+
+A draw is a cut, too: the k largest of log-weight + Gumbel noise are a sample of k without replacement in proportion to
+the weights (Yellott 1977; Vieira 2014, "Gumbel-max trick and weighted reservoir sampling"; Kool et al. 2019,
+arXiv:1903.06059). With the noise a hash of (seed, id), what is drawn is decided by nothing but the seed and the corpus.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.schema import DROP
 from pipeline.stage import Barrier, Part, Steps
@@ -28,10 +33,15 @@ _SIGN, _ALL = np.uint32(1 << 31), np.uint32(0xFFFFFFFF)
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
+Found: TypeAlias = dict[tuple[str | None, int], int]
+"""The number at an ascending rank (0: the lowest) of a group."""
+
+
 class CountTask(NamedTuple):
     """One partition, and the beginnings of the numbers that are looked for."""
 
     sketch: str
+    column: str  # of the sketch: "number", or "score"
     digit: int  # 0 to 3: the 16 bits that are counted, from the top
     groups: list[str | None]  # names of the groups, parallel to `prefixes`
     prefixes: list[int]  # the bits above
@@ -46,29 +56,50 @@ class VerdictTask(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Where a group is cut: every entry is a document's number (uint64)."""
+    """Where a group is cut: every entry is a number of the sketch (uint64)."""
 
     lowest: int | None  # of those that stay; None: none stays
-    edges: list[int]  # the lowest of each bucket but the first, ascending
+    edges: list[int]  # the lowest of each bucket but the first, ascending, by score
 
 
 class Keep(Barrier):
     """Keep the share of documents that score best, and number equal buckets of them by score.
 
-    Column: `bucket` (or as named), int8: 0 for the lowest twentieth of the documents of a group to 19 for the highest;
-    null without a score. Buckets are counted before the cut, over all documents that reach this stage. Scores are
+    Column: `bucket` (or as named), int8: 0 for the worst twentieth of the documents of a group to 19 for the best; null
+    without a score. Buckets are counted by score before the cut, over all documents that reach this stage. Scores are
     compared as float32; equal ones are told apart by a hash of the document's `id`. The whole corpus is cut to the rate
-    to the document, each group to within one. Reasons: `below_rate` (with the score of the last that stays),
-    `no_score`.
+    to the document, each group to within one.
+
+    With a `temperature` the share is drawn, without replacement, in proportion to exp(column / temperature): each score
+    has noise of its own added to it, `temperature` times standard Gumbel by (seed, id), and the best sums stay. The
+    softmax of scores over a temperature is QuRating's (Wettig et al. 2024, arXiv:2402.09739); at 1, with the weights of
+    `importance`, it is DSIR's resampling (Xie et al. 2023, arXiv:2302.03169).
+
+    Reasons, each with the figure that was compared and that of the last that stays: `below_rate`, `above_rate` (with
+    `lowest`), `not_drawn` (the figures are scores with their noise); and `no_score`.
     """
 
     column: str = Field("quality_score", description="the score: any numeric column, the highest best")
+    lowest: bool = Field(False, description="the lowest scores are best, as of bits per character")
     rate: Rate = Field(1.0, description="share of the documents with a score that stays")
     by: str | None = Field("lang", description="column whose values are cut each for itself; null: all together")
     rates: dict[str, Rate] = Field({}, description="rate of single values of `by`, instead of `rate`")
+    temperature: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="0: the best stay; else they are drawn in proportion to exp(column / temperature)",
+    )
+    seed: int = Field(1, ge=0, lt=1 << 64, description="of the draw: another seed is another sample")
     nulls: Literal["keep", "drop"] = Field("keep", description="what becomes of documents without a score")
     buckets: int = Field(20, ge=1, le=100, description="equal parts by score, in each group")
     bucket: str = Field("bucket", pattern="^[a-z][a-z0-9_]*$", description="the column for them")
+
+    @model_validator(mode="after")
+    def _rates_of_groups(self) -> "Keep":
+        if self.rates and self.by is None:
+            raise ValueError("`rates` are of the values of `by`, which is null")
+        return self
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -79,14 +110,19 @@ class Keep(Barrier):
         return {self.bucket: pa.int8()}
 
     def sketch(self, docs: pa.Table) -> pa.Table:
-        """number (uint64, null without a score) and group (string).
+        """number (uint64, null without a score), group (string), and, where documents are drawn, score as number is.
 
-        Raises `pyarrow.ArrowInvalid` where the column is not of numbers.
+        Documents are cut by `number` and put into buckets by `score`, the same where there is none. Raises
+        `pyarrow.ArrowInvalid` where the column is not of numbers.
         """
-        score = docs[self.column].cast(pa.float64()).to_numpy().astype(np.float32)
-        number = ordered(score).astype(np.uint64) << np.uint64(32) | _hashes(docs["id"])
+        best = docs[self.column].cast(pa.float64()).to_numpy() * (-1 if self.lowest else 1)
+        ties = _hashes(docs["id"])
+        keys = {"number": best}
+        if self.temperature:
+            keys = {"number": best + self.temperature * gumbel(docs["id"], self.seed), "score": best}
+        columns = {name: pa.array(_numbers(key, ties), mask=np.isnan(best)) for name, key in keys.items()}
         group = docs[self.by].cast(pa.string()) if self.by else pa.nulls(len(docs), pa.string())
-        return pa.table({"number": pa.array(number, mask=np.isnan(score)), "group": group})
+        return pa.table({**columns, "group": group})
 
     def resolve(self, parts: list[Part], steps: Steps) -> list[Path]:
         """Verdict files in the order of `parts`, and a `summary.json` beside the first."""
@@ -97,9 +133,13 @@ class Keep(Barrier):
         names = sorted({name for counts in groups for name in counts}, key=lambda name: (name is not None, name))
         totals = {name: sum(counts.get(name, 0) for counts in groups) for name in names}
         kept = self.shares(totals)
-        wanted = [(name, rank) for name in names for rank in _ranks(totals[name], kept[name], self.buckets)]
-        numbers = dict(zip(wanted, select(sketches, wanted, steps), strict=True))
-        limits = {name: self._limits(name, totals[name], kept[name], numbers) for name in names}
+        cuts = [(name, totals[name] - kept[name]) for name in names if kept[name]]
+        edges = [(name, rank) for name in names for rank in _edges(totals[name], self.buckets)]
+        if self.temperature:
+            lowest, scores = select(sketches, "number", cuts, steps), select(sketches, "score", edges, steps)
+        else:  # one question instead of two
+            lowest = scores = select(sketches, "number", sorted({*cuts, *edges}, key=_place), steps)
+        limits = {name: self._limits(name, totals[name], kept[name], lowest, scores) for name in names}
         records = steps("verdicts", write_verdicts, [VerdictTask(self, sketch, limits) for sketch in sketches])
         files = [Path(record["file"]) for record in records]
         write_json(files[0].parent / "summary.json", self._summary(totals, kept, limits, records))
@@ -109,24 +149,37 @@ class Keep(Barrier):
         """How many documents of each group stay: rounded so that the sum over the groups is right, too."""
         kept, asked, given = {}, 0.0, 0
         for name, total in totals.items():
-            asked += total * self.rates.get(name or "", self.rate)
+            asked += total * (self.rate if name is None else self.rates.get(name, self.rate))
             kept[name] = min(total, int(asked + 0.5) - given)
             given += kept[name]
         return kept
 
-    def _limits(self, name: str | None, total: int, kept: int, numbers: dict[Any, int]) -> Limits:
-        edges = [numbers[name, rank] for rank in _edges(total, self.buckets)]
-        return Limits(numbers[name, total - kept] if kept else None, edges)
+    def _limits(self, name: str | None, total: int, kept: int, lowest: Found, scores: Found) -> Limits:
+        edges = [scores[name, rank] for rank in _edges(total, self.buckets)]
+        return Limits(lowest[name, total - kept] if kept else None, edges)
+
+    def figures(self, numbers: np.ndarray) -> np.ndarray:
+        """float64: the scores, or scores with noise, in numbers of the sketch (uint64), as the column has them."""
+        return _scores(numbers) * -1 + 0.0 if self.lowest else _scores(numbers)
+
+    def _figure(self, number: int | None) -> float | None:
+        return None if number is None else float(self.figures(np.array([number], np.uint64))[0])
+
+    def reason(self) -> str:
+        """Why a document leaves that has a score."""
+        return "not_drawn" if self.temperature else "above_rate" if self.lowest else "below_rate"
 
     def _summary(self, totals: Any, kept: Any, limits: dict[str | None, Limits], records: Any) -> dict[str, Any]:
         documents, scored = sum(record["rows"] for record in records), sum(totals.values())
         groups = [
-            {"group": name, "scored": totals[name], "kept": kept[name], "threshold": _score(limits[name].lowest),
-             "edges": [_score(edge) for edge in limits[name].edges]}
+            {"group": name, "scored": totals[name], "kept": kept[name], "threshold": self._figure(limits[name].lowest),
+             "edges": [self._figure(edge) for edge in limits[name].edges]}
             for name in sorted(totals, key=lambda name: (-totals[name], name or ""))
         ]  # fmt: skip
         rate = sum(kept.values()) / scored if scored else None
-        return {"documents": documents, "scored": scored, "kept": sum(kept.values()), "rate": rate, "groups": groups}
+        unused = sorted(set(self.rates) - set(totals))  # misspelt, or of documents that did not come this time
+        return {"documents": documents, "scored": scored, "kept": sum(kept.values()), "rate": rate, "groups": groups,
+                "rates_unused": unused}  # fmt: skip
 
 
 def ordered(scores: np.ndarray) -> np.ndarray:
@@ -141,13 +194,23 @@ def _scores(numbers: np.ndarray) -> np.ndarray:
     return np.where(top & _SIGN, top ^ _SIGN, top ^ _ALL).view(np.float32).astype(np.float64)
 
 
-def _score(number: int | None) -> float | None:
-    return None if number is None else float(_scores(np.array([number], np.uint64))[0])
+def _numbers(scores: np.ndarray, ties: np.ndarray) -> np.ndarray:
+    """uint64: the order of the scores, as float32, above what decides between equal ones (below 2^32)."""
+    return ordered(scores.astype(np.float32)).astype(np.uint64) << np.uint64(32) | ties
 
 
 def _hashes(ids: pa.ChunkedArray) -> np.ndarray:
     """uint64 below 2^32: what decides between equal scores."""
     return np.array([xxhash.xxh3_64_intdigest(str(name).encode()) & 0xFFFFFFFF for name in ids.to_pylist()], np.uint64)
+
+
+def gumbel(ids: pa.ChunkedArray, seed: int) -> np.ndarray:
+    """float64: standard Gumbel noise by (seed, id), finite; no other hash of an id, such as that of its place in the
+    shards, tells anything of it.
+    """
+    drawn = [xxhash.xxh3_64_intdigest(b"draw " + str(name).encode(), seed) >> 12 for name in ids.to_pylist()]
+    uniform = (np.array(drawn, np.float64) + 0.5) / (1 << 52)  # never 0 or 1, not even rounded
+    return -np.log(-np.log(uniform))
 
 
 def _edges(total: int, buckets: int) -> list[int]:
@@ -158,26 +221,26 @@ def _edges(total: int, buckets: int) -> list[int]:
     return [rank for bucket in range(1, buckets) if (rank := -(-total * bucket // buckets)) < total]
 
 
-def _ranks(total: int, kept: int, buckets: int) -> list[int]:
-    """Ascending ranks (0: the lowest) whose numbers have to be found."""
-    return sorted({*_edges(total, buckets), *([total - kept] if kept else [])})
+def _place(wanted: tuple[str | None, int]) -> tuple[bool, str | None, int]:
+    name, rank = wanted
+    return name is not None, name, rank
 
 
-def select(sketches: list[str], wanted: list[tuple[str | None, int]], steps: Steps) -> list[int]:
-    """The numbers that have these ascending ranks in their groups: a round of counting for each digit."""
+def select(sketches: list[str], column: str, wanted: list[tuple[str | None, int]], steps: Steps) -> Found:
+    """The numbers in this column at these ascending ranks in their groups: a round of counting for each digit."""
     prefixes, ranks = [0] * len(wanted), [rank for _, rank in wanted]
-    for digit in range(_DIGITS):
+    for digit in range(_DIGITS if wanted else 0):
         bins = sorted({(name is not None, name, prefix) for (name, _), prefix in zip(wanted, prefixes, strict=True)})
         names, begins = [name for _, name, _ in bins], [prefix for _, _, prefix in bins]
-        tasks = [CountTask(sketch, digit, names, begins) for sketch in sketches]
-        total = _added([record["file"] for record in steps(f"digit-{digit}", count_digits, tasks)])
+        tasks = [CountTask(sketch, column, digit, names, begins) for sketch in sketches]
+        total = _added([record["file"] for record in steps(f"{column}-digit-{digit}", count_digits, tasks)])
         place = {(name, prefix): at for at, (_, name, prefix) in enumerate(bins)}
         for at, (name, _) in enumerate(wanted):
             digits, ends = total[place[name, prefixes[at]]]
             found = int(np.searchsorted(ends, ranks[at], side="right"))
             ranks[at] -= int(ends[found - 1]) if found else 0
             prefixes[at] = prefixes[at] << 16 | int(digits[found])
-    return prefixes
+    return dict(zip(wanted, prefixes, strict=True))
 
 
 def _added(files: list[str]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -212,15 +275,14 @@ def count_groups(sketch: str, out: Path) -> dict[str, Any]:
 def count_digits(task: CountTask, out: Path) -> dict[str, Any]:
     """One partition's counts of the digits that follow the prefixes: key (bin << 16 | digit), count."""
     table = _sketch(task.sketch)
-    table = table.filter(pc.is_valid(table["number"]))
-    names = list(dict.fromkeys(task.groups))
-    group = pc.index_in(table["group"], pa.array(names, pa.string())).to_numpy().astype(np.int64)
-    number = table["number"].to_numpy()
+    table = table.filter(pc.is_valid(table[task.column]))
+    number = table[task.column].to_numpy()
     shift = np.uint64(48 - 16 * task.digit)
     above = number >> shift >> _DIGIT  # in two steps: a shift by 64 is none
     keys = []
-    for name, (first, last) in _runs(task.groups).items():
-        mine = group == names.index(name)
+    runs = _runs(task.groups)
+    for name, mine in _by_group(table["group"], list(runs)):
+        first, last = runs[name]
         prefixes = np.array(task.prefixes[first:last], np.uint64)
         place = np.minimum(np.searchsorted(prefixes, above[mine]), len(prefixes) - 1)
         hit = prefixes[place] == above[mine]
@@ -230,6 +292,14 @@ def count_digits(task: CountTask, out: Path) -> dict[str, Any]:
     path = Path(f"{out}.parquet")
     write_table(path, pa.table({"key": pa.array(found, pa.uint64()), "count": pa.array(counts, pa.int64())}))
     return {"file": str(path)}
+
+
+def _by_group(groups: pa.ChunkedArray, names: list[str | None]) -> Iterator[tuple[str | None, np.ndarray]]:
+    """The rows of each of these groups; those of other groups in none."""
+    codes = pc.index_in(groups, pa.array(names, pa.string())).fill_null(-1).to_numpy()
+    order = np.argsort(codes, kind="stable")
+    ends = np.searchsorted(codes[order], np.arange(len(names) + 1))
+    return ((name, order[first:last]) for name, first, last in zip(names, ends, ends[1:]))
 
 
 def _runs(groups: list[str | None]) -> dict[str | None, tuple[int, int]]:
@@ -244,29 +314,25 @@ def write_verdicts(task: VerdictTask, out: Path) -> dict[str, Any]:
     """One partition's verdicts, a row a document."""
     table = _sketch(task.sketch)
     number, has_score = pc.fill_null(table["number"], 0).to_numpy(), pc.is_valid(table["number"]).to_numpy()
+    score = pc.fill_null(table["score"], 0).to_numpy() if "score" in table.column_names else number
     bucket, goes = np.zeros(len(table), np.int8), np.zeros(len(table), bool)
     limits = np.full(len(table), np.nan)
-    for name, limit in task.limits.items():
-        mine = has_score & _is(table["group"], name)
-        bucket[mine] = np.searchsorted(np.array(limit.edges, np.uint64), number[mine], side="right")
+    for name, mine in _by_group(table["group"], list(task.limits)):
+        limit, mine = task.limits[name], mine[has_score[mine]]
+        bucket[mine] = np.searchsorted(np.array(limit.edges, np.uint64), score[mine], side="right")
         goes[mine] = True if limit.lowest is None else number[mine] < np.uint64(limit.lowest)
-        limits[mine] = np.nan if limit.lowest is None else _score(limit.lowest)
-    scores = _scores(number)
+        limits[mine] = np.nan if limit.lowest is None else task.keep.figures(np.array([limit.lowest], np.uint64))
+    figures = task.keep.figures(number)
     reasons = np.full(len(table), None, object)
-    reasons[goes] = "below_rate"
+    reasons[goes] = task.keep.reason()
     if task.keep.nulls == "drop":
         reasons[~has_score] = "no_score"
     verdicts = pa.table({
         task.keep.bucket: pa.array(bucket, mask=~has_score),
         "drop": pa.array(reasons, pa.string()),
-        "drop_value": pa.array(np.where(goes, scores, np.nan), from_pandas=True),
+        "drop_value": pa.array(np.where(goes, figures, np.nan), from_pandas=True),
         "drop_limit": pa.array(np.where(goes, limits, np.nan), from_pandas=True),
     })  # fmt: skip
     path = Path(f"{out}.parquet")
     write_table(path, verdicts.cast(pa.schema([*task.keep.columns().items(), *DROP.items()])))
     return {"file": str(path), "rows": len(table), "dropped": len(table) - verdicts["drop"].null_count}
-
-
-def _is(groups: pa.ChunkedArray, name: str | None) -> np.ndarray:
-    found = pc.is_null(groups) if name is None else pc.fill_null(pc.equal(groups, name), False)
-    return found.to_numpy()

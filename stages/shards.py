@@ -22,7 +22,7 @@ from pydantic import Field, field_validator
 
 from pipeline import corpus, storage
 from pipeline.schema import mark, set_column, text_buffers
-from pipeline.stage import Sink
+from pipeline.stage import Refused, Sink
 from stages.kernels import mixture
 from stages.sharding import copies, runs
 from stages.sharding.mix import Mix
@@ -63,6 +63,13 @@ class Shards(Sink):
         if parent is not None and storage.read_json(parent / corpus.MANIFEST) is None:
             raise ValueError(f"{parent}: no finished corpus ({corpus.MANIFEST}) is there")
         return parent
+
+    @field_validator("mix")
+    @classmethod
+    def _columns_remain(cls, mix: Mix | None) -> Mix | None:
+        if mix is not None and (gone := set(mix.needs) & set(_LEFT_OUT)):
+            raise ValueError(f"the index of a corpus does not have {sorted(gone)[0]!r}, so nothing is mixed by it")
+        return mix
 
     def files(self) -> list[Path]:
         """The parent's manifest, which this corpus's own repeats the checksum of."""
@@ -113,7 +120,7 @@ class Shards(Sink):
         return [{"group": name, **share.model_dump(exclude_none=True)} for name, share in shares.items()]
 
     def plan(self, scattered: list[Path]) -> list[ShardTask]:
-        """Raises `ValueError` where nothing is left to write, or the mixture cannot be had."""
+        """Raises `ValueError` where nothing is left to write, `Refused` where the mixture cannot be had."""
         tokens = np.zeros(runs.RANGES, np.int64)
         for out in scattered:
             for run in runs.read(out):
@@ -144,11 +151,11 @@ class Shards(Sink):
             times, rows = seen.settle()
         except mixture.Infeasible as error:
             storage.write_json(told, {"mix": {"by": mix.by, "refused": str(error), "groups": seen.available()}})
-            raise
+            raise Refused(str(error)) from None
         storage.write_json(told, {"mix": {"by": mix.by, "tokens": sum(row["realised"] for row in rows),
                                           "groups": rows}})  # fmt: skip
         if not any(row["realised"] for row in rows):
-            raise ValueError("the mixture leaves no document to train on")
+            raise Refused("the mixture leaves no document to train on")
         tokens, first = np.zeros(runs.RANGES, np.int64), 0
         for out in scattered:
             last = first + sum(run.num_rows for run in runs.read(out))
@@ -202,7 +209,7 @@ class Shards(Sink):
         return type(self).__module__.rpartition(".")[2]
 
     def finish(self, gathered: list[Path], records: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
-        """Raises `ValueError` where the parent has another vocabulary or layout."""
+        """Raises `Refused` where the parent has another vocabulary or layout."""
         facts, shards = self._facts(records), [record["shard"] for record in records]
         (folder / corpus.MANIFEST).unlink(missing_ok=True)
         names = self._put_in_place(gathered, shards, facts, folder)
@@ -275,7 +282,7 @@ class Shards(Sink):
         known = storage.read_json(self.parent / corpus.MANIFEST)
         for name in ("tokenizer", "eos_token", "vocab_size", "dtype", "format"):
             if manifest[name] != known[name]:
-                raise ValueError(
+                raise Refused(
                     f"parent {self.parent} has {name} {known[name]}, this corpus {manifest[name]}; the two are read as "
                     "one, so set it back or start a run of another name"
                 )

@@ -19,7 +19,10 @@ from test_shards import build
 
 from pipeline import config, corpus
 from pipeline.schema import DOCUMENT
-from stages.kernels.mixture import Infeasible, upsampled
+from pipeline.stage import Refused
+from pipeline.train.data import Dataset
+from pipeline.train.recipe import DataSpec
+from stages.kernels.mixture import upsampled
 from stages.shards import Shards
 from stages.tokens import Tokens
 
@@ -104,6 +107,17 @@ def test_five_sources_of_which_one_is_exhausted(tmp_path: Path) -> None:
     assert all(ids.tolist() == lists[row["id"]] for row, ids in made.documents()), "each copy is the document itself"
 
 
+def test_the_trainer_counts_what_the_manifest_says(tmp_path: Path) -> None:
+    made = build(sink(WISHES, shard_tokens=4000), [[documents(FIVE)]], tmp_path)
+    data = Dataset(made, DataSpec(), 14_999, 3)  # one window; its last token is a target only
+    told = Counter()
+    for source, tokens in data.tokens_by(samples=1)["source"].items():
+        told[web(source)] += tokens
+    last = web(made.docs["source"][-1].as_py())
+    assert told == {**BY_HAND, last: BY_HAND[last] - 1}
+    assert data.tokens_by(3)["source"] == {name: 3 * tokens for name, tokens in data.tokens_by(1)["source"].items()}
+
+
 def test_copies_are_numbered_and_lie_apart(tmp_path: Path) -> None:
     made = build(sink({"groups": {"*": {"epochs": 4}}}), [[documents({"a": 500})]], tmp_path)
     assert made.docs.schema.field("copy").type == pa.int16()
@@ -182,9 +196,9 @@ def test_more_of_the_better(tmp_path: Path) -> None:
     assert sum(times.values()) == 200
     assert times == {2: pytest.approx(50, abs=10), 3: pytest.approx(150, abs=10)}
     assert len(made.docs) - len(english) == 100, "no score, no curve"
-    with pytest.raises(Infeasible, match=r"en is exhausted: 10,000 tokens .* at most 2 epochs of it are 8,000"):
+    with pytest.raises(Refused, match=r"en is exhausted: 10,000 tokens .* at most 2 epochs of it are 8,000"):
         build(sink({**mix, "groups": {"en": {"tokens": 10_000}, "*": {"epochs": 1}}}), [[docs]], tmp_path / "more")
-    with pytest.raises(Infeasible, match=r"a: 'bucket' is not from 0 to 3 .* or missing for 100 of 500"):
+    with pytest.raises(Refused, match=r"a: 'bucket' is not from 0 to 3 .* or missing for 100 of 500"):
         build(sink({"quality": mix["quality"]}), [[docs]], tmp_path / "some")
 
 
@@ -208,6 +222,8 @@ def test_languages_by_temperature(tmp_path: Path) -> None:
         ({"groups": {"a": {"weight": 1, "epochs": 1}}}, "give exactly one of weight, tokens and epochs"),
         ({"temperature": 2, "groups": {"*": {"epochs": 1}}}, "the temperature gives the weights"),
         ({"premiums": {"zh": 1}}, "premiums are of use with a temperature only"),
+        ({"temperature": 2, "premiums": {"zh": 1}, "groups": {"zh": {"epochs": 1}}}, "zh has a premium and a share"),
+        ({"by": ["mime"]}, "the index of a corpus does not have 'mime'"),
     ],
 )
 def test_mistakes_are_said(mix: dict, said: str) -> None:
@@ -215,6 +231,30 @@ def test_mistakes_are_said(mix: dict, said: str) -> None:
     with pytest.raises(config.ConfigError) as refused:
         config.check(raw, "x.yaml")
     assert said in str(refused.value)
+
+
+def test_one_name_is_not_for_two_groups(tmp_path: Path) -> None:
+    docs = documents({"x": 20, "x/y": 20}, url=pa.array(["y/z"] * 20 + ["z"] * 20))
+    with pytest.raises(Refused, match="different values of the columns it is by are all called x/y/z"):
+        build(sink({"by": ["source", "url"], "groups": {"*": {"epochs": 1}}}), [[docs]], tmp_path)
+
+
+def test_a_bucket_is_a_whole_number(tmp_path: Path) -> None:
+    docs = documents({"a": 20}, lang_score=pa.array([0.5] * 20))
+    with pytest.raises(Refused, match="'lang_score' is not of integers, as a bucket is, but double"):
+        build(sink({"quality": {"column": "lang_score"}, "tokens": 100}), [[docs]], tmp_path)
+
+
+def test_a_group_all_held_out_has_nothing_to_give(tmp_path: Path) -> None:
+    docs = documents({"a": 400, "b": 1})
+    seed = next(
+        seed for seed in range(100) if Shards(val_fraction=0.2, seed=seed).keys(docs["id"][-1:].to_pylist())[0] >> 63
+    )
+    mix = {"groups": {"a": {"weight": 1}, "b": {"weight": 1}}}
+    made = build(sink(mix, val_fraction=0.2, seed=seed), [[docs]], tmp_path)
+    told = {row["group"]: row for row in made.manifest["mix"]["groups"]}
+    assert (told["b"]["documents"], told["b"]["realised"], told["b"]["exhausted"]) == (0, 0, True)
+    assert told["a"]["realised"] == told["a"]["tokens"]
 
 
 def test_the_columns_it_reads_are_needed() -> None:
@@ -249,7 +289,7 @@ def test_a_run_balances_and_plan_explains(workshop: Workshop) -> None:
         workshop.write(f"in/{name}", "".join(f"A line of {name}, number {next(number)}.\n" for _ in range(lines)))
     workshop.write("mixed.yaml", RUN.replace("TOKENS", "10000000"))
     assert "web*: weight 1" in workshop.run("plan", "mixed.yaml")
-    assert "every group with a weight is exhausted, web* (" in workshop.run("run", "mixed.yaml", code=1)
+    assert "every group with a weight is exhausted, web* (" in workshop.run("run", "mixed.yaml", code=2)
     assert "cannot be had: the mixture cannot come to 10,000,000 tokens" in workshop.run("plan", "mixed.yaml")
     asked = 6000
     workshop.write("mixed.yaml", RUN.replace("TOKENS", str(asked)))
@@ -278,3 +318,22 @@ def test_a_run_balances_and_plan_explains(workshop: Workshop) -> None:
     workshop.run("show", "mixed", "--rejected", "mixture")
     assert "nothing to do" in workshop.run("run", "mixed.yaml")
     workshop.run("report", "mixed")
+
+
+def test_each_increment_is_mixed_of_its_own_documents(workshop: Workshop) -> None:
+    recipe = RUN.replace("workers: 0", "workers: 0\nincremental: true").replace("rows", "collect: {paths: [in]}")
+    recipe = recipe.replace("levels: [exact]", "index: index").replace(", tokens: TOKENS", "")
+    workshop.write("mixed.yaml", recipe.replace("by: [source]", "by: [charset]").replace(
+        '{web*: {weight: 1}, "wiki.txt": {epochs: 3}}', '{"*": {epochs: 2}}'))  # fmt: skip
+    for night, number in ((1, 40), (2, 25)):
+        for page in range(number):
+            workshop.write(f"in/{night}-{page}.txt", f"Page {page} of night {night}, of which there is one.\n" * 3)
+        workshop.run("run", "mixed.yaml")
+    made = corpus.open(workshop.folder / "runs/mixed")
+    assert made.manifest["mix"]["documents"] + made.manifest["mix"]["left_out"] == 25
+    copies = Counter(made.docs["id"].to_pylist())
+    held_out = {id_ for shard in made.shards if shard.split == "val"
+                for id_ in made.docs["id"].slice(shard.first, shard.documents).to_pylist()}  # fmt: skip
+    assert len(copies) == 65
+    assert copies == {id_: 1 if id_ in held_out else 2 for id_ in copies}
+    assert workshop.run("verify", "mixed")

@@ -1,5 +1,7 @@
 """A mixture's numbers, by hand; then what holds for every mixture, and for the copies of each document."""
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -41,7 +43,7 @@ def test_a_total_that_cannot_be_had() -> None:
         mixture.solve(FIVE, WISHES, total=8_000_000)
     assert str(refused.value) == (
         "the mixture cannot come to 8,000,000 tokens: every group with a weight is exhausted, "
-        "web (4,000,000), wiki (280,000), zh (1,600,000); at most 6,230,000, or max_epochs of 5.204 and more"
+        "web (4,000,000), wiki (280,000), zh (1,600,000); at most 6,230,000, or with max_epochs 1.301 times as high"
     )
     assert sum(row.tokens for row in mixture.solve(FIVE, WISHES, 6_230_000)) == pytest.approx(6_230_000)
     mixture.solve(FIVE, WISHES, 8_000_000, max_epochs=5.205)
@@ -213,6 +215,30 @@ def test_copies_depend_on_the_id_alone() -> None:
     assert np.concatenate(parts).tolist() == copies.tolist(), "a worker needs the cut and its own documents only"
     other = mixture.hashes([f"{at:032x}" for at in range(500)], 9)
     assert mixture.repetitions(other, rates, mixture.cut(other, lengths, rates)).tolist() != copies.tolist()
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=60), st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9]), st.randoms())
+def test_halves_are_rounded_alike_in_any_order(lengths: list[int], rate: float, random: Random) -> None:
+    order = list(range(len(lengths)))
+    random.shuffle(order)
+    hashed, tokens = mixture.hashes([str(at) for at in order], 1), np.array(lengths)
+    one = mixture.cut(np.sort(hashed), tokens[np.argsort(hashed)], np.array(rate))
+    other = mixture.cut(hashed, tokens, np.array(rate))
+    assert (one.below, one.tokens, one.also.tolist()) == (other.below, other.tokens, other.also.tolist())
+
+
+@given(st.lists(st.integers(1, 50), max_size=40), st.integers(0, 600))
+def test_what_fits_is_taken_in_order(sizes: list[int], total: int) -> None:
+    first, rest, left = mixture._fitting(np.array(sizes, np.int64), total)
+    taken, missing = [], total
+    for place, size in enumerate(sizes):
+        if size <= missing:
+            taken, missing = [*taken, place], missing - size
+    others = [place for place in range(len(sizes)) if place not in taken]
+    smallest = min(others, key=lambda place: sizes[place], default=None)
+    if smallest is not None and sizes[smallest] < 2 * missing:
+        taken, missing = [*taken, smallest], missing - sizes[smallest]
+    assert ([*range(first), *rest], left) == (taken, missing)
 
 
 def test_more_epochs_never_take_a_document_out() -> None:

@@ -12,7 +12,7 @@ from conftest import Workshop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import difference, page
+from pipeline import console, difference, page
 
 EVIL = "</style><script>alert('x')</script>"
 
@@ -199,3 +199,16 @@ def test_the_changes_turn_one_text_into_the_other(kept: str, dropped: str) -> No
 def test_real_near_duplicates_are_told_apart(shop: Workshop) -> None:
     said = shop.run("explain", "tiny", "http://instguide.example/amd64/en/ch02s01.html")
     assert "is a duplicate of" in said or "stands for" in said
+
+
+def test_many_alarms_are_counted_and_the_worst_are_said(capsys) -> None:
+    found = [
+        {"stage": "dedup", "kind": "domain", "name": f"d{i}", "share": 0.9, "in": 100, "out": 10} for i in range(8)
+    ]
+    console.alarms(found)
+    said = capsys.readouterr().err
+    assert said.count("lost 90% of its documents") == 5
+    assert "and 3 more, in report.html" in said
+    shown = "".join(page._alarms(found))
+    assert shown.count("<b>Alarm.</b>") == 8
+    assert "<summary><b>3 more alarms</b></summary>" in shown

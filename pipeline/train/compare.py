@@ -284,10 +284,7 @@ def consumed(recipe: Recipe, opened: Corpus, samples: int) -> dict[str, Any]:
     seen, numbers = data.exposure(samples), data.tokens.documents()
     total = int(seen.sum())
     facts: dict[str, Any] = {"tokens": total, "epochs": total / data.tokens.size, "documents": int((seen > 0).sum())}
-    for name in ("source", "lang"):
-        if name in opened.docs.column_names:
-            values = np.array([str(value) for value in opened.docs[name].take(numbers).to_pylist()])
-            facts[name] = {value: int(seen[values == value].sum()) for value in sorted(set(values.tolist()))}
+    facts |= {name: told for name, told in data.tokens_by(samples).items() if name in ("source", "lang")}
     copies = evaluate.duplicates(opened)
     lengths = dict(zip(numbers.tolist(), data.lengths.tolist()))
     facts["copied"] = sum(lengths[number] * (count - 1) for number, count in copies.items()) / data.tokens.size

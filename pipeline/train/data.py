@@ -277,6 +277,20 @@ class Dataset:
         parts = [windows.exposure(self.order.visits(s, samples), ends) for s, windows in enumerate(self.sources)]
         return np.sum(parts, axis=0)
 
+    def tokens_by(self, samples: int) -> dict[str, dict[str, int]]:
+        """Tokens that were input in the first `samples` samples, by source, by language, and by what the corpus was
+        mixed by (as en/19 by lang/bucket): to hold against the mixture's own figures in the manifest."""
+        seen, documents = self.exposure(samples), self.tokens.documents()
+        mixed = tuple(self.corpus.manifest.get("mix", {}).get("by", ("source",)))
+        found = {}
+        for columns in dict.fromkeys([("source",), ("lang",), mixed]):
+            if set(columns) <= set(self.corpus.docs.column_names):
+                rows = self.corpus.docs.select(columns).take(documents).to_pylist()
+                joined = ["/".join("null" if one is None else str(one) for one in row.values()) for row in rows]
+                values, place = np.unique(np.array(joined, object), return_inverse=True)
+                found["/".join(columns)] = dict(zip(values.tolist(), np.bincount(place, seen).astype(int).tolist()))
+        return found
+
     def facts(self) -> dict[str, Any]:
         """What a log says of the data at the start."""
         return {"fingerprint": self.fingerprint, "tokens": self.tokens.size,

@@ -311,7 +311,8 @@ class Log:
         samples = run.step * run.spec.batch
         done = {"steps": run.step, "tokens": samples * run.recipe.model.context, **run.facts,
                 "cpu_seconds": round(run.cpu_seconds(), 2), "held_out": self.result,
-                "consumed": run.data.consumed(samples), "fingerprint": run.data.fingerprint}  # fmt: skip
+                "consumed": run.data.consumed(samples), "tokens_by": run.data.tokens_by(samples),
+                "fingerprint": run.data.fingerprint}  # fmt: skip
         if run.ranks.first:
             storage.write_json(run.folder / "summary.json", done)
             trained, held = read_log(run.folder)

@@ -24,6 +24,7 @@ NEVER = -1
 _CLUSTERS = np.array([2, 3, 5, 100, 1000])
 _TIMES = np.array([1, 2, 3, 5, 8, 1])
 _NEAR = 0.001  # of what a group is to come to
+_PLACES = 10**9  # to so many parts an epoch is counted
 _POINTS = 64  # the curve is averaged over so many places of a bucket
 
 
@@ -116,7 +117,7 @@ def solve(
     fixed = np.array([_fixed(request, group) for request, group in zip(asked, groups)], np.float64)
     _check_fixed(groups, asked, fixed, caps)
     rest = _rest(fixed.sum(), float(tokens[weights > 0].sum()), total, bool((weights > 0).any()))
-    _check_rest(groups, weights, caps, tokens, fixed.sum(), rest)
+    _check_rest(groups, weights, caps, fixed.sum(), rest)
     given = np.where(weights > 0, filled(weights, caps, rest), fixed)
     wanted = np.where(weights > 0, rest * weights / max(weights.sum(), 1e-300), fixed)
     bound = (weights > 0) & (wanted > caps * (1 + 1e-12))
@@ -182,17 +183,15 @@ def _rest(fixed: float, available: float, total: float | None, weighted: bool) -
     return total - fixed if weighted else 0.0
 
 
-def _check_rest(
-    groups: Sequence[Group], weights: np.ndarray, caps: np.ndarray, tokens: np.ndarray, fixed: float, rest: float
-) -> None:
+def _check_rest(groups: Sequence[Group], weights: np.ndarray, caps: np.ndarray, fixed: float, rest: float) -> None:
     most = float(caps[weights > 0].sum())
     if rest <= most * (1 + 1e-12):
         return
     names = [f"{group.name} ({cap:,.0f})" for group, weight, cap in zip(groups, weights, caps) if weight > 0]
-    have = float(tokens[weights > 0].sum())
+    more = f", or with max_epochs {rest / most:.4g} times as high" if most else ""
     raise Infeasible(
         f"the mixture cannot come to {fixed + rest:,.0f} tokens: every group with a weight is exhausted, "
-        f"{_list(names)}; at most {fixed + most:,.0f}, or max_epochs of {rest / max(have, 1e-300):.4g} and more"
+        f"{_list(names)}; at most {fixed + most:,.0f}{more}"
     )
 
 
@@ -276,7 +275,7 @@ def _copies(hashed: np.ndarray, rates: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     Rates count to nine places: 2.9999999999 epochs are three.
     """
-    rates = np.round(np.broadcast_to(np.asarray(rates, np.float64), len(hashed)), 9)
+    rates = np.round(np.broadcast_to(np.asarray(rates, np.float64), len(hashed)) * _PLACES) / _PLACES
     whole = np.floor(rates)
     fraction = rates - whole
     place = hashed.astype(np.float64) / 2.0**64
@@ -295,7 +294,7 @@ def cut(hashed: np.ndarray, tokens: np.ndarray, rates: np.ndarray) -> Cut:
     """
     tokens = np.asarray(tokens, np.int64)
     copies, fraction, priority = _copies(hashed, rates)
-    whole, missing = int((tokens * copies).sum()), round(float((tokens * fraction).sum()))
+    whole, missing = int((tokens * copies).sum()), _rounded_sum(tokens, fraction)
     order = np.lexsort((hashed, priority))
     order = order[fraction[order] > 0]
     first, rest, left = _fitting(tokens[order], missing)
@@ -309,6 +308,14 @@ def cut(hashed: np.ndarray, tokens: np.ndarray, rates: np.ndarray) -> Cut:
         alike -= 1
     below = float(ranked[alike]) if alike < len(order) else float("inf")
     return Cut(below, np.sort(hashed[order[[*range(alike, first), *rest]]]), whole + missing - left)
+
+
+def _rounded_sum(tokens: np.ndarray, fraction: np.ndarray) -> int:
+    """The sum of tokens x fraction to the nearest whole, exactly: a sum of floats depends on the order of its terms."""
+    shares, place = np.unique(np.round(fraction * _PLACES).astype(np.int64), return_inverse=True)
+    held = np.zeros(len(shares), np.int64)
+    np.add.at(held, place, tokens)
+    return (2 * sum(share * tokens for share, tokens in zip(shares.tolist(), held.tolist())) + _PLACES) // (2 * _PLACES)
 
 
 def _by_length(longest: np.ndarray, tokens: np.ndarray, total: int) -> tuple[np.ndarray, int]:
@@ -332,9 +339,10 @@ def _fitting(sizes: np.ndarray, total: int) -> tuple[int, list[int], int]:
     rest: list[int] = []
     open_ = np.arange(first, len(sizes))
     while left and len(fits := open_[sizes[open_] <= left]):
-        rest.append(int(fits[0]))
-        left -= int(sizes[fits[0]])
-        open_ = fits[1:]
+        taken = int(np.searchsorted(np.cumsum(sizes[fits]), left, side="right"))
+        rest += fits[:taken].tolist()
+        left -= int(sizes[fits[:taken]].sum())
+        open_ = fits[taken:]
     others = np.setdiff1d(np.arange(first, len(sizes)), rest, assume_unique=True)
     if len(others) and int(sizes[others].min()) < 2 * left:
         rest.append(int(others[np.argmin(sizes[others])]))

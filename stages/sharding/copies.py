@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.schema import set_column
+from pipeline.stage import Refused
 from stages.kernels import mixture
 from stages.sharding import runs
 from stages.sharding.mix import Mix
@@ -27,14 +28,15 @@ class Seen:
     def __init__(self, mix: Mix, scattered: list[Path], seed: int) -> None:
         self._mix = mix
         codes: dict[str, int] = {}
-        told = [_numbers(run, mix, seed, codes) for out in scattered for run in runs.read(out)]
+        values: dict[str, str] = {}
+        told = [_numbers(run, mix, seed, codes, values) for out in scattered for run in runs.read(out)]
         keys, self.hashed, self._tokens, self._sizes, self._times, self._bucket, group = map(np.concatenate, zip(*told))
         self._train = keys < runs.HELD_OUT
         order = np.argsort(group, kind="stable")
         order = order[self._train[order]]
         ends = np.cumsum(np.bincount(group[order], minlength=len(codes)))
         rows = dict(zip(codes, np.split(order, ends[:-1])))
-        self._rows = {name: rows[name] for name in sorted(rows) if len(rows[name])}
+        self._rows = {name: rows[name] for name in sorted(rows) if len(rows[name]) or name in mix.groups}
 
     def _groups(self) -> list[mixture.Group]:
         return [
@@ -55,20 +57,29 @@ class Seen:
         groups = self._groups()
         requests, limits = self._limited(self._mix.requests(groups))
         copies, told = np.where(self._train, 0, 1).astype(np.int16), []
-        for row in mixture.solve(groups, requests, self._mix.tokens, self._mix.max_epochs):
+        for row in self._solved(groups, requests):
             mine = self._rows[row.name]
             rates = self._rates(row, limits[row.name])
-            if rates.max() > np.iinfo(np.int16).max - 1:
+            if rates.max(initial=0) > np.iinfo(np.int16).max - 1:
                 raise mixture.Infeasible(f"{row.name}: a document would come up {rates.max():,.0f} times")
             settled = mixture.cut(self.hashed[mine], self._tokens[mine], rates)
             copies[mine] = mixture.repetitions(self.hashed[mine], rates, settled)
             told.append({
                 "group": row.name, "documents": row.documents, "tokens": row.available, "asked": round(row.asked),
                 "possible": round(row.possible), "solved": round(row.tokens), "realised": settled.tokens,
-                "epochs": round(settled.tokens / row.available, 6), "exhausted": row.exhausted,
+                "epochs": round(settled.tokens / max(1, row.available), 6), "exhausted": row.exhausted,
                 "left_out": int((copies[mine] == 0).sum()), "occurrences": int(copies[mine].sum()),
             })  # fmt: skip
         return copies, told
+
+    def _solved(self, groups: list[mixture.Group], requests: dict[str, mixture.Request]) -> list[mixture.Realised]:
+        try:
+            return mixture.solve(groups, requests, self._mix.tokens, self._mix.max_epochs)
+        except mixture.Infeasible as error:
+            if not self._mix.quality:
+                raise
+            floor = f"the lowest {self._mix.quality.floor:.0%}"
+            raise mixture.Infeasible(f"{error} (of groups with buckets the quality curve leaves out {floor})") from None
 
     def _limited(self, requests: dict[str, mixture.Request]) -> tuple[dict[str, mixture.Request], dict[str, float]]:
         """The requests with what a quality curve leaves of each group's most epochs; and these without."""
@@ -110,20 +121,39 @@ class Seen:
         return epochs[self._bucket[rows]] * self._times[rows]
 
 
-def _numbers(run: pa.RecordBatch, mix: Mix, seed: int, codes: dict[str, int]) -> tuple[np.ndarray, ...]:
-    """Of each document of a run: key, hash, tokens, bytes, copies in one epoch, bucket and number of its group."""
+def _numbers(
+    run: pa.RecordBatch, mix: Mix, seed: int, codes: dict[str, int], values: dict[str, str]
+) -> tuple[np.ndarray, ...]:
+    """Of each document of a run: key, hash, tokens, bytes, copies in one epoch, bucket and number of its group.
+
+    `codes` has the number of each group seen so far, `values` what the columns of each name were.
+    """
     columns = [pc.fill_null(run[name].cast(pa.string()), "null") for name in mix.by]
-    names = pc.binary_join_element_wise(*columns, "/").dictionary_encode()
-    local = [codes.setdefault(mix.group(name), len(codes)) for name in names.dictionary.to_pylist()]
+    names = pc.binary_join_element_wise(*columns, "\x00").dictionary_encode()
+    local = [codes.setdefault(mix.group(_name(joined, values)), len(codes)) for joined in names.dictionary.to_pylist()]
     times = np.ones(len(run), np.int64)
     if mix.upsample:  # the document itself and those that left because of it
         times = mixture.upsampled(1 + pc.fill_null(run[mix.upsample], 0).to_numpy(zero_copy_only=False))
     bucket = np.full(len(run), _UNKNOWN)
     if mix.quality:
-        bucket = pc.fill_null(run[mix.quality.column].cast(pa.int64()), _UNKNOWN).to_numpy(zero_copy_only=False)
+        bucket = pc.fill_null(_whole(run, mix.quality.column).cast(pa.int64()), _UNKNOWN).to_numpy(zero_copy_only=False)
     return (run["key"].to_numpy(), mixture.hashes(run["id"].to_pylist(), seed), run["n_tokens"].to_numpy(),
             run["n_bytes"].to_numpy(), times, bucket,
             np.array(local, np.int32)[names.indices.to_numpy()])  # fmt: skip
+
+
+def _name(joined: str, values: dict[str, str]) -> str:
+    """What documents are called whose columns are `joined`, by zero bytes; one name is not for two."""
+    name = joined.replace("\x00", "/")
+    if values.setdefault(name, joined) != joined:
+        raise Refused(f"mix: different values of the columns it is by are all called {name}; take fewer of them")
+    return name
+
+
+def _whole(run: pa.RecordBatch, column: str) -> pa.Array:
+    if not pa.types.is_integer(run[column].type):
+        raise Refused(f"mix: quality.column '{column}' is not of integers, as a bucket is, but {run[column].type}")
+    return run[column]
 
 
 def write(out: Path, copies: np.ndarray, hashed: np.ndarray) -> np.ndarray:
