@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 from conftest import ROOT
 from deduped import LocalSteps, names
 from hypothesis import given
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 from pipeline.schema import DROP, text_buffers
 from pipeline.stage import Part
 from stages.classify import Classify
-from stages.keep import Keep, ordered
+from stages.keep import Keep, gumbel, ordered
 from stages.kernels import text as characters
 from stages.kernels.prepare import prepare
 from stages.readers import classifiers
@@ -297,6 +298,22 @@ def test_each_language_is_cut_for_itself_and_the_whole_is_right(tmp_path: Path) 
     assert set(np.array(langs)[~english]) == {"en"}
 
 
+@pytest.mark.filterwarnings("error")
+def test_groups_of_one_document_and_rates_of_none(tmp_path: Path) -> None:
+    """Groups too small to be cut are looked up all the same, and are in no other group."""
+    langs = ["en"] * 100 + ["de", "fr", "it", None]
+    docs = scored(np.arange(104).astype(np.float32), langs)
+    stay = stays(kept(docs, tmp_path, (50, 101), rate=0.1, rates={"": 1.0, "zn": 0.5}))
+    summary = json.loads((tmp_path / "verdicts/summary.json").read_text())
+    assert {row["group"]: row["kept"] for row in summary["groups"]} == Counter(np.array(langs, object)[stay]) | {
+        lang: int(stay[langs.index(lang)]) for lang in ("de", "fr", "it", None)
+    }
+    assert summary["kept"] == stay.sum() == 10
+    assert summary["rates_unused"] == ["", "zn"]
+    with pytest.raises(ValidationError, match="`rates` are of the values of `by`, which is null"):
+        Keep(by=None, rates={"en": 0.1})
+
+
 def test_documents_without_a_score_stay_or_go(tmp_path: Path) -> None:
     scores = np.array([0.5, np.nan, 0.1, np.nan, 0.9, 0.2], np.float32)
     docs = scored(scores, ["en", "en", "en", None, None, "en"])
@@ -313,3 +330,114 @@ def test_the_order_of_numbers_is_that_of_scores() -> None:
     found = ordered(scores)
     assert found.dtype == np.uint32
     assert (np.diff(found.astype(np.int64)) > 0).tolist() == [True] * 4 + [False] + [True] * 4
+
+
+def test_the_lowest_may_be_the_best(tmp_path: Path) -> None:
+    """As of bits per character: figures and limits stay in the scale of the column."""
+    bits = np.array([1.5, 0.75, 3.25, -2.0, 0.0, 1.0, 7.0, 2.0], np.float32)
+    verdicts = kept(scored(bits), tmp_path / "a", (3,), rate=0.5, lowest=True, buckets=4)
+    assert stays(verdicts).tolist() == [False, True, False, True, True, True, False, False]
+    assert verdicts["bucket"].to_pylist() == [1, 2, 0, 3, 3, 2, 0, 1]
+    dropped = verdicts.filter(verdicts["drop"].is_valid())
+    assert set(dropped["drop"].to_pylist()) == {"above_rate"}
+    assert dropped["drop_value"].to_pylist() == [1.5, 3.25, 7.0, 2.0]
+    assert set(dropped["drop_limit"].to_pylist()) == {1.0}
+    summary = json.loads((tmp_path / "a/verdicts/summary.json").read_text())["groups"][0]
+    assert (summary["threshold"], summary["edges"]) == (1.0, [2.0, 1.0, 0.0])
+    zero = kept(scored(np.zeros(4, np.float32)), tmp_path / "b", rate=0.5, lowest=True)
+    assert str(zero["drop_limit"].drop_null()[0].as_py()) == "0.0"
+
+
+# Draws
+
+
+def weighted(weights: list[float], seed: int, temperature: float = 1.0, far: float = 0.0) -> list[int]:
+    """The order in which documents with these weights would be drawn, of one seed; their logs lie `far` from 0."""
+    docs = scored(far + temperature * np.log(np.array(weights)))
+    numbers = Keep(temperature=temperature, seed=seed).sketch(docs)["number"].to_numpy()
+    return np.argsort(numbers)[::-1].tolist()
+
+
+@pytest.mark.parametrize(("temperature", "far"), [(1.0, 0.0), (20.0, -300.0), (1.0, 1e5)])
+def test_documents_are_drawn_in_proportion_without_replacement(temperature: float, far: float) -> None:
+    """Inclusion in a sample of 2 of 4 against the probabilities by enumeration, and the order of the two; also where
+    a step of float32 is 0.008."""
+    weights, seeds = [1.0, 2.0, 4.0, 13.0], 6000
+    share = np.array(weights) / sum(weights)
+    pairs = {(i, j): share[i] * share[j] / (1 - share[i]) for i in range(4) for j in range(4) if i != j}
+    drawn = Counter(tuple(weighted(weights, seed, temperature, far)[:2]) for seed in range(seeds))
+    for pair, chance in pairs.items():
+        assert abs(drawn[pair] / seeds - chance) < 4.5 * (chance * (1 - chance) / seeds) ** 0.5, pair
+    for i in range(4):
+        included = sum(chance for pair, chance in pairs.items() if i in pair)
+        found = sum(count for pair, count in drawn.items() if i in pair) / seeds
+        assert abs(found - included) < 4.5 * (included * (1 - included) / seeds) ** 0.5
+
+
+def test_the_noise_is_gumbel_and_unlike_other_hashes_of_the_id() -> None:
+    """Else what is drawn against the odds would stand together in the shards, which are ordered by such a hash."""
+    ids = pa.chunked_array([names(40_000)])
+    noise = np.sort(gumbel(ids, 1))
+    distance = np.abs(np.exp(-np.exp(-noise)) - (np.arange(40_000) + 0.5) / 40_000).max()
+    assert distance < 1.63 / 40_000**0.5, "Kolmogorov and Smirnov, 1 %"
+    plain = [[xxhash.xxh3_64_intdigest(one.encode(), seed) for one in ids.to_pylist()] for seed in (0, 1)]
+    for other in (gumbel(ids, 2), *np.array(plain, float)):
+        assert abs(np.corrcoef(gumbel(ids, 1), other)[0, 1]) < 0.02
+
+
+def test_a_draw_is_exact_and_says_what_was_compared(tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    scores = random.normal(size=20_000).astype(np.float32)
+    docs = scored(scores, random.choice(["en", "zh"], 20_000).tolist())
+    verdicts = kept(docs, tmp_path, (1, 9_000), rate=0.1, temperature=0.5, seed=7)
+    stay = stays(verdicts)
+    assert stay.sum() == 2000
+    assert scores[stay].min() < np.median(scores) < np.median(scores[stay]), "drawn, not cut"
+    dropped = verdicts.filter(pa.array(~stay))
+    assert set(dropped["drop"].to_pylist()) == {"not_drawn"}
+    values, limits = dropped["drop_value"].to_numpy(), dropped["drop_limit"].to_numpy()
+    assert (values <= limits).all()
+    noisy = (scores + 0.5 * gumbel(docs["id"], 7)).astype(np.float32)
+    assert np.array_equal(values, noisy[~stay])
+    assert sorted(set(limits)) == sorted(noisy[stay & (docs["lang"].to_numpy() == lang)].min() for lang in ("en", "zh"))
+    plain = kept(docs, tmp_path / "plain")
+    assert verdicts["bucket"].equals(plain["bucket"]), "buckets are by score, without the noise"
+
+
+def test_the_same_are_drawn_however_they_are_spread(tmp_path: Path) -> None:
+    docs = scored(np.random.default_rng(6).integers(0, 4, 5000).astype(np.float32))
+    once = kept(docs, tmp_path / "a", rate=0.3, temperature=1)
+    assert kept(docs, tmp_path / "b", (7, 1_900, 1_900), rate=0.3, temperature=1).equals(once)
+    order = np.random.default_rng(7).permutation(len(docs))
+    mixed = kept(docs.take(pa.array(order)), tmp_path / "c", (2_500,), rate=0.3, temperature=1)
+    assert np.array_equal(stays(mixed), stays(once)[order])
+    other = stays(kept(docs, tmp_path / "d", rate=0.3, temperature=1, seed=2))
+    assert other.sum() == stays(once).sum() == 1500
+    assert not np.array_equal(other, stays(once))
+
+
+def test_the_lowest_are_drawn_more_often_where_they_are_best(tmp_path: Path) -> None:
+    scores = np.repeat([0.0, 1.0, 2.0], 2000).astype(np.float32)
+    verdicts = kept(scored(scores), tmp_path, rate=0.25, temperature=1, lowest=True)
+    counts = [stays(verdicts)[scores == score].sum() for score in (0, 1, 2)]
+    assert sum(counts) == 1500
+    assert counts[0] > 1.8 * counts[1] > 1.8 * 1.8 * counts[2] > 0
+    dropped = verdicts.filter(pa.array(~stays(verdicts)))
+    assert (dropped["drop_value"].to_numpy() >= dropped["drop_limit"].to_numpy()).all()
+
+
+def test_the_ends_of_rates_and_of_temperatures(tmp_path: Path) -> None:
+    scores = np.array([3.0, np.nan, -np.inf, 1.0, np.inf, 2.0], np.float32)
+    docs = scored(scores)
+    for rate, count in ((0.0, 1), (1.0, 6)):
+        verdicts = kept(docs, tmp_path / str(rate), (2,), rate=rate, temperature=1, buckets=1)
+        assert stays(verdicts).sum() == count, "and the one without a score"
+    cold = kept(docs, tmp_path / "cold", rate=0.4, temperature=1e-6)
+    assert stays(cold).tolist() == stays(kept(docs, tmp_path / "cut", rate=0.4)).tolist()
+    hot = [weighted([1.0, 50.0], seed)[0] for seed in range(300)]
+    assert 0 < hot.count(0) < 20
+    even = scored(np.log([1.0, 50.0]))
+    firsts = [int(np.argmax(Keep(temperature=1e4, seed=seed).sketch(even)["number"].to_numpy())) for seed in range(300)]
+    assert 110 < sum(firsts) < 190
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        Keep(temperature=-1)

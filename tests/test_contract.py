@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,7 @@ from pipeline.schema import DOCUMENT, DROP, empty, set_column
 from pipeline.stage import Barrier, Sink, Source, Stage
 
 EXAMPLES = {
+    "importance": {"models": {"it": {"path": "weights.npy"}}},
     "keep": {"column": "offset"},
     "collect": {"paths": [str(ROOT / "data_samples/sample_text.jsonl.gz")]},
     "language": {"keep": ["en", "zh"]},
@@ -56,12 +58,14 @@ def with_needs(named: Stage | Barrier, docs: pa.Table) -> pa.Table:
 
 
 @pytest.fixture(autouse=True)
-def _tokenizer(tmp_path, monkeypatch, real) -> None:
+def _models(tmp_path, monkeypatch, real) -> None:
     monkeypatch.chdir(tmp_path)
     pq.write_table(real.select(["id", "text"]).slice(0, 20), "docs.parquet")
     learner = config.step_class("tokens").model_validate({"train": {"vocab_size": 400}})
     learner.fit([tmp_path / "docs.parquet"], tmp_path / "fit")
     (tmp_path / "fit.tokenizer.json").rename("tokenizer.json")
+    np.save("weights.npy", np.cos(np.arange(100, dtype=np.float32)))
+    (tmp_path / "weights.json").write_text('{"language": ["en", "zh"], "buckets": 100, "features": 1}')
 
 
 def test_every_file_defines_one_stage() -> None:

@@ -91,7 +91,14 @@ HOMES = {
     "ray": {"pipeline.engine"},
     "ruamel": {"pipeline.config"},
     "rich": {"pipeline.console"},
-    "typer": {"pipeline.__main__", "pipeline.train.cli", "stages.learning.classifier", "stages.learning.tokenizer"},
+    "typer": {
+        "pipeline.__main__",
+        "pipeline.train.cli",
+        "stages.learning.classifier",
+        "stages.learning.importance",
+        "stages.learning.perplexity",
+        "stages.learning.tokenizer",
+    },
     "torch": {f"pipeline.train.{name}" for name in ("model", "optim", "ranks", "checkpoint", "evaluate", "loop")},
     "safetensors": {"pipeline.train.checkpoint"},
     "tokenizers": {"pipeline.corpus", "stages.tokens"},  # read back, made
