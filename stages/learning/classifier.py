@@ -12,7 +12,6 @@ length, so that neither class is the one of short texts.
 import os
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -34,7 +33,7 @@ _WINDOW = 600  # bytes in each of three pieces
 _SHORTEST = 100  # bytes of prepared text that a cut leaves, at least
 _LEAST = 20  # documents of each kind, before anything can be learned or said
 _BATCH = 20_000  # texts prepared at a time
-_SAMPLED = 2000  # positives whose language is looked at
+_SAMPLED = 2000  # positives whose language is looked at, where it is not named
 
 
 class Recipe(NamedTuple):
@@ -65,35 +64,77 @@ class Examples(NamedTuple):
     table: pa.Table  # documents.EXAMPLE
     labels: np.ndarray  # bool
     counts: dict[str, Any]  # what was left out, and why
+    foreign: int = 0  # negatives that were given though they are in other languages
 
 
 def gather(
-    positives: list[Path], negatives: list[Path] | None, corpus: list[Path], lang: str, limit: int, seed: int
-) -> tuple[Examples, str]:
+    positives: list[Path], negatives: list[Path] | None, corpus: list[Path], lang: str, limit: int, seed: int,
+    trusted: bool = False,
+) -> tuple[Examples, str]:  # fmt: skip
     """The examples, and their language. `negatives` None: sampled from `corpus`, as many as there are positives.
 
-    Raises `ValueError` where there are too few of either kind.
+    Texts in other languages are left out, but not positives that are `trusted`, and not negatives that were given: what
+    is bad about them may be that they are like no language (lists, shuffled words). Raises `ValueError` where there are
+    too few of either kind.
     """
-    good, of_good = documents.sample(documents.files(positives), limit, seed)
-    lang = _language(good) if lang == "auto" else lang
-    wanted = limit if negatives is not None else len(good) + len(good) // 10
-    source = documents.files(corpus if negatives is None else negatives)
-    bad, of_bad = documents.sample(source, wanted, seed + 1, lang if negatives is None else None)
-    near = documents.near_duplicates(bad["text"], good["text"])
-    bad = bad.filter(pa.array(~near)).slice(0, limit if negatives is not None else len(good))
-    if min(len(good), len(bad)) < _LEAST:
-        raise ValueError(f"{len(good)} positives and {len(bad)} negatives: at least {_LEAST} of each are needed")
-    counts = {"positives": of_good, "negatives": {**of_bad, "near_a_positive": int(near.sum())}}
+    source = documents.files(positives)
+    if lang == "auto":
+        lang = documents.main_language(documents.sample(source, min(limit, _SAMPLED), seed)[0]["text"])
+    documents.check_language(lang)
+    good, of_good = documents.sample(source, limit, seed, None if trusted else lang)
+    _check_number("positives", good, lang, of_good)
+    if negatives is None:
+        bad, of_bad = _drawn(documents.files(corpus), good, lang, seed + 1)
+    else:
+        bad, of_bad = documents.sample(documents.files(negatives), limit, seed + 1)
+        bad, of_bad["near_a_positive"] = _unlike(bad, good, limit)
+    _check_number("negatives", bad, lang, of_bad)
     labels = np.arange(len(good) + len(bad)) < len(good)
-    return Examples(pa.concat_tables([good, bad]), labels, counts), lang
+    foreign = sum(one != lang for one in documents.languages(bad["text"])) if negatives is not None else 0
+    counts = {"positives": of_good, "negatives": of_bad}
+    return Examples(pa.concat_tables([good, bad]), labels, counts, foreign), lang
 
 
-def _language(table: pa.Table) -> str:
-    found = Counter(documents.languages(table["text"].slice(0, _SAMPLED)))
-    found.pop(None, None)
-    if not found:
-        raise ValueError("the positives are in no language that can be told; name it with --lang")
-    return str(min(found, key=lambda name: (-found[name], str(name))))
+def _check_number(kind: str, found: pa.Table, lang: str, counts: dict[str, int]) -> None:
+    if len(found) < _LEAST:
+        raise ValueError(f"{len(found)} {kind} for {lang!r}, and at least {_LEAST} are needed "
+                         f"({report.met({kind: counts})})")  # fmt: skip
+
+
+def _unlike(texts: pa.Table, good: pa.Table, wanted: int) -> tuple[pa.Table, int]:
+    """The first `wanted` texts that do not nearly repeat a positive, and how many that do were passed over."""
+    near = documents.near_duplicates(texts["text"], good["text"])
+    places = np.flatnonzero(~near)[:wanted]
+    looked_at = int(places[-1]) + 1 if len(places) == wanted else len(texts)
+    return texts.take(pa.array(places)), looked_at - len(places)
+
+
+def _drawn(files: list[Path], good: pa.Table, lang: str, seed: int) -> tuple[pa.Table, dict[str, int]]:
+    """As many texts of a corpus as there are positives, none of them like one; fewer only where the corpus has no more.
+
+    The corpus is read again for as long as there are too few, each time for the texts that come next in the sample's
+    order, so that no more are held than for one reading.
+    """
+    asked, above, missing = len(good) + len(good) // 10, -1, len(good)
+    parts: list[pa.Table] = []
+    repeated = near = 0
+    while True:
+        texts, counts = documents.sample(files, asked, seed, lang, above)
+        kept, passed = _unlike(texts, good, missing)
+        parts.append(kept)
+        repeated, near, missing = repeated + counts["repeated"], near + passed, missing - len(kept)
+        if not missing or len(texts) < asked:
+            return pa.concat_tables(parts), {**counts, "repeated": repeated, "near_a_positive": near}
+        above = documents.key(texts["text"][-1].as_py(), seed)
+
+
+def model_path(out: Path, name: str, recipe: Recipe) -> Path:
+    """Where the model goes. Raises `ValueError` where the other kind is under this name: one card cannot be of both."""
+    model, other = (out / f"{name}{suffix}" for suffix in ((".ftz", ".bin") if recipe.rows else (".bin", ".ftz")))
+    if other.exists():
+        raise ValueError(f"{other} is there, and {classifiers.card_path(model).name} is its card; train {model.name} "
+                         "under another --name or --out, or remove it")  # fmt: skip
+    return model
 
 
 def train(examples: Examples, recipe: Recipe, out: Path, name: str, about: list[str]) -> dict[str, Any]:
@@ -102,32 +143,39 @@ def train(examples: Examples, recipe: Recipe, out: Path, name: str, about: list[
     Returns the card. Raises `ValueError` where a split has no documents of a kind: too few domains.
     """
     start = time.process_time()
+    model = model_path(out, name, recipe)
     places = documents.split(examples.table["domain"].to_pylist(), examples.labels, recipe.seed)
     places = _without_repeats(examples, places)
     _check(examples, places)
-    model = out / f"{name}{'.ftz' if recipe.rows else '.bin'}"
     _fit(examples, places == 0, recipe, model)
     seconds = time.process_time() - start
     scorer = classifiers.load_with(model, LABELS[1], recipe.preparation())
     judged = {split: _judged(examples, places == at, scorer) for at, split in enumerate(SPLITS) if at}
-    learned = examples.labels[places == 0]
-    domains = np.array(examples.table["domain"].to_pylist(), object)
-    card = {
+    card = report.finite({
         "name": name, "about": about, "label": LABELS[1], "language": [recipe.lang],
-        "preparation": recipe.preparation()._asdict(), "bytes": model.stat().st_size, "sha256": sha256(model),
-        "training": {
-            "positives": int(learned.sum()), "negatives": int((~learned).sum()),
-            "domains": len(set(domains[places == 0])), "cpu_seconds": round(seconds, 1),
-            "left_out": {**examples.counts, "test_near_training": int((places < 0).sum())},
-            "arguments": {**recipe.arguments(), "rows": recipe.rows},
-        },
+        "preparation": recipe.preparation()._asdict(),
+        "file": model.name, "bytes": model.stat().st_size, "sha256": sha256(model),
+        "training": _training(examples, places, recipe, seconds),
         "facts": report.facts(judged["test"], judged["calibrate"], recipe.seed),
-    }  # fmt: skip
-    card = report.finite(card)
+    })  # fmt: skip
     write_json(classifiers.card_path(model), card)
     with atomic(out / f"{name}.md") as beside:
         beside.write_text(report.markdown(card), encoding="utf-8")
     return card
+
+
+def _training(examples: Examples, places: np.ndarray, recipe: Recipe, seconds: float) -> dict[str, Any]:
+    """What a card says of what was learned from, and how."""
+    learned = examples.labels[places == 0]
+    return {
+        "positives": int(learned.sum()),
+        "negatives": int((~learned).sum()),
+        "domains": len(set(examples.table["domain"].filter(pa.array(places == 0)).to_pylist())),
+        "cpu_seconds": round(seconds, 1),
+        "left_out": {**examples.counts, "test_near_training": int((places < 0).sum())},
+        "negatives_in_other_languages": examples.foreign,
+        "arguments": {**recipe.arguments(), "rows": recipe.rows},
+    }
 
 
 def _without_repeats(examples: Examples, places: np.ndarray) -> np.ndarray:
@@ -198,11 +246,12 @@ def commands(app: typer.Typer) -> None:
 
 
 def train_classifier(
-    positives: Annotated[list[Path], typer.Option(help="Good texts: .parquet, .jsonl, .txt or folders of them.")],
+    positives: Annotated[list[Path], typer.Option(help="Good texts: runs, folders, .parquet, .jsonl, .txt.")],
     out: Annotated[Path, typer.Option(help="The folder for the model, its card and its report.")],
-    negatives: Annotated[list[str] | None, typer.Option(help="Other texts; 'auto': from --corpus.")] = None,
+    negatives: Annotated[list[str] | None, typer.Option(help="Others, taken as they are; 'auto': of --corpus.")] = None,
     corpus: Annotated[list[Path] | None, typer.Option(help="What negatives are sampled from.")] = None,
-    lang: Annotated[str, typer.Option(help="Their language, ISO 639-1; 'auto': the positives'.")] = "auto",
+    lang: Annotated[str, typer.Option(help="Their language, ISO 639-1; 'auto': that of most positives.")] = "auto",
+    lang_check: Annotated[bool, typer.Option(help="Leave out positives identified as of another language.")] = True,
     name: Annotated[str, typer.Option(help="Of the files written.")] = "classifier",
     about: Annotated[list[str] | None, typer.Option(help="A paragraph for the card: what the texts are.")] = None,
     limit: Annotated[int, typer.Option(min=_LEAST, help="Texts of each kind, sampled by hash.")] = 200_000,
@@ -216,14 +265,18 @@ def train_classifier(
     sampled = not negatives or negatives == ["auto"]
     if sampled and not corpus:
         raise typer.BadParameter("negatives are sampled from a corpus, which --corpus must name")
+    if corpus and not sampled:
+        raise typer.BadParameter("--corpus is what negatives are sampled from; beside --negatives it has no use")
     given = None if sampled else [Path(path) for path in negatives or []]
     try:
-        examples, lang = gather(positives, given, corpus or [], lang, limit, seed)
         recipe = Recipe(lang, seed=seed, threads=threads, dim=dim, epochs=epochs, rows=rows)
-        card = train(examples, recipe, out, name, about or [])
+        model_path(out, name, recipe)
+        examples, lang = gather(positives, given, corpus or [], lang, limit, seed, not lang_check)
+        card = train(examples, recipe._replace(lang=lang), out, name, about or [])
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     found = card["facts"]
     print(f"{out / name}: {card['bytes']:,} bytes, {lang}, ROC-AUC {found['roc_auc']['value']:.3f} "
           f"({found['roc_auc']['low']:.3f} to {found['roc_auc']['high']:.3f}) on {found['test']['domains']} domains "
           f"not learned from, rho with length {found['score_length_rho']['all']:.2f}")  # fmt: skip
+    print(report.training(card["training"]))

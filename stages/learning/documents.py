@@ -1,7 +1,10 @@
 """Examples: texts with the domain each is from, read from files, sampled from a corpus, split by domain."""
 
+import difflib
 import functools
 import heapq
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,15 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 
 from pipeline.schema import split_batches, text_buffers
-from pipeline.stage import Piece
 from stages.kernels import fasttext, sketch, windows
+from stages.learning import corpora
+from stages.learning.corpora import Unusable
 from stages.readers import fasttext as models
-from stages.readers import records
-from stages.readers.rows import Fields
 
 EXAMPLE = {"text": pa.large_string(), "domain": pa.string()}
 """The columns of examples; their texts together may be more than 2 GB. The domain: that of the URL, else the column
@@ -28,112 +29,78 @@ SHARES = (0.7, 0.1, 0.2)
 
 _LID = Path(__file__).parent.parent / "data" / "lid.176.ftz"
 _LID_WINDOW = 600  # as `stages/language.py`
+_LABEL = "__label__"
+_NAMES = {"arabic": "ar", "chinese": "zh", "cmn": "zh", "dutch": "nl", "english": "en", "french": "fr", "german": "de",
+          "hindi": "hi", "italian": "it", "japanese": "ja", "korean": "ko", "mandarin": "zh", "polish": "pl",
+          "portuguese": "pt", "russian": "ru", "spanish": "es", "turkish": "tr", "vietnamese": "vi"}  # fmt: skip
 _HOST = r"^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?(?P<host>[^/?#:]+)"
-_BATCH = 4096
 _NEAR, _NGRAM, _CHAR_NGRAM, _BANDS, _ROWS, _LEAST = 0.8, 5, 8, 16, 7, 5  # as `dedup`
 _BEGINNING = 4000  # characters by which near duplicates are looked for
 
 
 def files(paths: Iterable[Path]) -> list[Path]:
-    """The Parquet, JSON lines and text files at these paths, folders searched through.
-
-    Raises `ValueError` for a path with none.
-    """
-    found = []
-    for path in paths:
-        below = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        known = [p for p in below if _kind(p) and not any(part.startswith(".") for part in p.relative_to(path).parts)]
-        if not known or not path.exists():
-            raise ValueError(f"{path}: no .parquet, .jsonl (.gz, .zst) or .txt there")
-        found += known
-    return found
-
-
-def _kind(path: Path) -> str | None:
-    suffixes = [suffix for suffix in path.suffixes if suffix not in (".gz", ".zst")]
-    last = suffixes[-1] if suffixes else ""
-    return {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".txt": "text"}.get(last)
+    """The files of corpora, as `corpora.files` finds them."""
+    return corpora.files(paths)
 
 
 def read(path: Path) -> Iterator[pa.Table]:
-    """Batches of examples of one file; rows without text are left out.
+    """Batches of examples of one file; rows without text are left out. Raises `Unusable` as `corpora.read` does."""
+    for batch in corpora.read(path):
+        yield _examples(batch.docs, path)
 
-    Raises `ValueError` for a file without a column of texts.
+
+def _examples(docs: pa.Table, path: Path) -> pa.Table:
+    host = pc.utf8_lower(pc.struct_field(pc.extract_regex(docs["url"], _HOST), "host"))
+    domain = pc.coalesce(host, docs["domain"], docs["source"], path.name)
+    return pa.table([docs["text"], domain], pa.schema(list(EXAMPLE.items())))
+
+
+def sample(
+    paths: list[Path], count: int, seed: int, lang: str | None = None, above: int = -1
+) -> tuple[pa.Table, dict[str, int]]:
+    """At most `count` distinct texts of these files, those with the smallest `key` over `above`, in its order; counts.
+
+    The same whatever the order and the partition of the files: of a text that stands under several domains, the first
+    by name. With `lang`, only texts identified as of that language. Holds no more than twice `count` texts. Counted
+    are the texts `read`, how often those taken are `repeated`, rows that are `unreadable` or `without_text`, and, with
+    `lang`, texts in an `other_language`. Raises `Unusable` for a language that cannot be identified.
     """
-    kind = _kind(path)
-    if kind == "parquet":
-        batches: Iterator[pa.Table] = _parquet(path)
-    elif kind == "jsonl":
-        batches = _json_lines(path)
-    else:
-        text = path.read_text(encoding="utf-8", errors="replace")
-        batches = iter([pa.table({"text": [text], "domain": [path.name]})])
-    for batch in batches:
-        batch = batch.select(list(EXAMPLE)).cast(pa.schema(list(EXAMPLE.items())))
-        yield batch.filter(pc.fill_null(pc.greater(pc.binary_length(batch["text"]), 0), False))
-
-
-def _parquet(path: Path) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as file:
-        names = [name for name in ("text", "url", "domain", "source") if name in file.schema_arrow.names]
-        if "text" not in names:
-            raise ValueError(f"{path}: no column 'text'")
-        for batch in file.iter_batches(_BATCH, columns=names, use_threads=False):
-            yield _with_domain(pa.Table.from_batches([batch]), path)
-
-
-def _json_lines(path: Path) -> Iterator[pa.Table]:
-    fields = Fields(url="url", keep=("domain", "source"))
-    rows = []
-    for row in records.read_jsonl(Piece(str(path), path.name, "jsonl", path.stat().st_size), fields):
-        if row.reason is None:
-            rows.append((row.text, row.url, *row.kept))
-        if len(rows) == _BATCH:
-            yield _with_domain(_table(rows), path)
-            rows = []
-    yield _with_domain(_table(rows), path)
-
-
-def _table(rows: list[tuple[Any, ...]]) -> pa.Table:
-    names = ("text", "url", "domain", "source")
-    return pa.table({name: pa.array([row[at] for row in rows], pa.string()) for at, name in enumerate(names)})
-
-
-def _with_domain(table: pa.Table, path: Path) -> pa.Table:
-    found: list[Any] = []
-    if "url" in table.column_names:
-        found.append(pc.utf8_lower(pc.struct_field(pc.extract_regex(table["url"].cast(pa.string()), _HOST), "host")))
-    found += [table[name].cast(pa.string()) for name in ("domain", "source") if name in table.column_names]
-    return pa.table({"text": table["text"].cast(pa.string()), "domain": pc.coalesce(*found, path.name)})
-
-
-def sample(paths: list[Path], count: int, seed: int, lang: str | None = None) -> tuple[pa.Table, dict[str, int]]:
-    """At most `count` distinct texts of these files, those with the smallest keyed hashes, in order of hash; counts.
-
-    The same whatever the order and the partition of the files. With `lang`, only texts identified as of that language.
-    Holds no more than twice `count` texts.
-    """
-    counts = dict.fromkeys(("read", "other_language", "repeated"), 0)
-    best: dict[int, tuple[str, str]] = {}
+    counts = dict.fromkeys(("read", "unreadable", "without_text", "repeated"), 0)
+    if lang is not None:
+        check_language(lang)
+        counts["other_language"] = 0
+    best: dict[int, tuple[int, str, str]] = {}  # how often it was met, text, domain
     limit = 1 << 64
-    for path in paths:
-        for batch in read(path):
-            counts["read"] += len(batch)
-            if lang is not None:
-                right = np.array([one == lang for one in languages(batch["text"])], bool)
-                counts["other_language"] += int((~right).sum())
-                batch = batch.filter(pa.array(right))
-            for text, domain in zip(batch["text"].to_pylist(), batch["domain"].to_pylist(), strict=True):
-                key = xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"), seed)
-                counts["repeated"] += key in best
-                if key < limit:
-                    best[key] = min((text, domain), best.get(key, (text, domain)))
-            if len(best) > 2 * count:
-                best = {key: best[key] for key in heapq.nsmallest(count, best)}
-                limit = max(best)
-    rows = [best[key] for key in sorted(best)[:count]]
-    columns = {name: pa.array([row[at] for row in rows], kind) for at, (name, kind) in enumerate(EXAMPLE.items())}
+    for examples in _counted(paths, lang, counts):
+        for text, domain in zip(examples["text"].to_pylist(), examples["domain"].to_pylist(), strict=True):
+            if above < (place := key(text, seed)) <= limit:
+                times, *known = best.get(place, (0, text, domain))
+                best[place] = (times + 1, *min([text, domain], known))
+        if len(best) > 2 * count:
+            best = {place: best[place] for place in heapq.nsmallest(count, best)}
+            limit = max(best)
+    rows = [best[place] for place in sorted(best)[:count]]
+    counts["repeated"] = sum(times - 1 for times, *_ in rows)
+    columns = {name: pa.array([row[at] for row in rows], kind) for at, (name, kind) in enumerate(EXAMPLE.items(), 1)}
     return pa.table(columns), counts
+
+
+def _counted(paths: list[Path], lang: str | None, counts: dict[str, int]) -> Iterator[pa.Table]:
+    """The examples in this language, of all files; what is met goes into `counts`."""
+    for path in paths:
+        for batch in corpora.read(path):
+            for name, number in {"read": len(batch.docs), **batch.counts()}.items():
+                counts[name] += number
+            examples = _examples(batch.docs, path)
+            if lang is not None:
+                examples = examples.filter(pa.array([one == lang for one in languages(examples["text"])], pa.bool_()))
+                counts["other_language"] += len(batch.docs) - len(examples)
+            yield examples
+
+
+def key(text: str, seed: int) -> int:
+    """The 64 bits that decide a text's place in a sample."""
+    return xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"), seed)
 
 
 def languages(texts: pa.ChunkedArray) -> list[str | None]:
@@ -141,7 +108,27 @@ def languages(texts: pa.ChunkedArray) -> list[str | None]:
     classifier = _lid()
     data, offsets = windows.sample(*text_buffers(texts), _LID_WINDOW)
     labels, _ = fasttext.predict(data, offsets, classifier.model, 1)
-    return [classifier.labels[at].removeprefix("__label__") if at >= 0 else None for at in labels[: len(texts), 0]]
+    return [classifier.labels[at].removeprefix(_LABEL) if at >= 0 else None for at in labels[: len(texts), 0]]
+
+
+def main_language(texts: pa.ChunkedArray) -> str:
+    """The language of most of these texts, of equals the first by name. Raises `Unusable` where none can be told."""
+    found = Counter(name for name in languages(texts) if name is not None)
+    if not found:
+        raise Unusable("the texts are in no language that can be told; name it with --lang")
+    return min(found, key=lambda name: (-found[name], name))
+
+
+def check_language(lang: str) -> None:
+    """Raise `Unusable`, with a guess, for a language that `languages` never answers with."""
+    known = {label.removeprefix(_LABEL) for label in _lid().labels}
+    if lang in known:
+        return
+    asked = lang.lower()
+    guesses = [_NAMES.get(asked), re.split("[-_]", asked)[0], *difflib.get_close_matches(asked, known, 1)]
+    guess = next((guess for guess in guesses if guess in known), None)
+    hint = f"did you mean {guess!r}?" if guess else "expected a code of ISO 639-1, as 'en' or 'zh'"
+    raise Unusable(f"no language {lang!r} can be identified; {hint}")
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
+from stages.learning.corpora import Unusable
 
 EOS = "<|endoftext|>"
 
@@ -23,10 +24,6 @@ CL100K = (
     r"|\s+(?!\S)|\s+"
 )
 """The pattern of cl100k_base (openai/tiktoken, `openai_public.py`)."""
-
-
-class Unusable(ValueError):
-    """What is wrong with a corpus or a vocabulary, said to the person who named it."""
 
 
 def ranks_of(content: dict[str, Any]) -> dict[bytes, int]:

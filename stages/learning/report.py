@@ -5,12 +5,15 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
+import xxhash
 
 from stages.learning import measures
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 _TOP, _SAMPLES, _SHOWN = 5, 3, 160  # domains named, texts shown at each side of a cut, characters of each
 _DRAWS = 300
+_MET = {"read": "texts read", "other_language": "in another language", "repeated": "copies", "near_a_positive":
+        "near a positive", "unreadable": "rows unreadable", "without_text": "rows without text"}  # fmt: skip
 
 
 class Judged(NamedTuple):
@@ -54,16 +57,24 @@ def facts(test: Judged, calibrate: Judged, seed: int) -> dict[str, Any]:
 
 
 def _kept(test: Judged, rate: float) -> dict[str, Any]:
-    """What a cut at this rate keeps of the test documents."""
-    order = np.argsort(-test.scores, kind="stable")
+    """What a cut at this rate keeps of the test documents.
+
+    Among those with the score it is made at, chance decides: precision and recall are what is to be expected. What is
+    shown is by a hash of the text.
+    """
+    hashes = [xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) for text in test.texts]
+    order = np.lexsort((np.array(hashes, np.uint64), -test.scores))
     count = max(1, round(rate * len(order)))
     stays, goes = order[:count], order[count:]
+    threshold = test.scores[stays[-1]]
+    above, level = test.scores > threshold, test.scores == threshold
+    hits = test.labels[above].sum() + test.labels[level].mean() * (count - above.sum())
     lengths = test.lengths()
     return {
         "rate": rate,
-        "threshold": float(test.scores[stays[-1]]),
-        "precision": float(test.labels[stays].mean()),
-        "recall": float(test.labels[stays].sum() / max(1, test.labels.sum())),
+        "threshold": float(threshold),
+        "precision": float(hits / count),
+        "recall": float(hits / max(1, test.labels.sum())),
         "median_characters_kept": float(np.median(lengths[stays])),
         "median_characters_dropped": float(np.median(lengths[goes])) if len(goes) else None,
         "domains_kept": _top(test, stays),
@@ -96,10 +107,32 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def met(counts: dict[str, Any]) -> str:
+    """What there was of positives and of negatives, and what of it was left out, in words."""
+    parts = []
+    for kind in (kind for kind in ("positives", "negatives") if kind in counts):
+        told = [f"{counts[kind][name]:,} {said}" for name, said in _MET.items() if counts[kind].get(name)]
+        parts.append(f"{kind}: {', '.join(told) or 'none'}")
+    return "; ".join(parts)
+
+
+def training(learned: dict[str, Any]) -> str:
+    """What of a card's training a person should see: what was met and left out, and what was not left out."""
+    near = learned["left_out"]["test_near_training"]
+    lines = [f"Met and left out: {met(learned['left_out'])}; to be judged by, but near one learned from: {near:,}."]
+    if foreign := learned.get("negatives_in_other_languages"):
+        lines.append(f"{foreign:,} of the negatives that were given look to be in other languages, and were kept.")
+    return "\n".join(lines)
+
+
 def markdown(card: dict[str, Any]) -> str:
     """The card for people."""
-    learned, found = card["training"], card["facts"]
-    lines = [
+    return "\n".join([*_head(card), *_measured(card["facts"]), *_cuts(card["facts"]["keep_rates"])]) + "\n"
+
+
+def _head(card: dict[str, Any]) -> list[str]:
+    learned = card["training"]
+    return [
         f"# {card['name']}",
         "",
         *(f"{paragraph}\n" for paragraph in card["about"]),
@@ -110,6 +143,13 @@ def markdown(card: dict[str, Any]) -> str:
         f"{learned['domains']:,} domains ({_listed(learned['arguments'])}). Text is prepared: "
         f"{_listed(card['preparation'])}.",
         "",
+        training(learned),
+        "",
+    ]
+
+
+def _measured(found: dict[str, Any]) -> list[str]:
+    return [
         f"## On {found['test']['positives']:,} positives and {found['test']['negatives']:,} negatives of "
         f"{found['test']['domains']:,} other domains",
         "",
@@ -121,21 +161,26 @@ def markdown(card: dict[str, Any]) -> str:
         f"{_figure(found['calibration']['error_isotonic'])} | |",
         *(f"| rho of score and length, {name} | {_figure(rho)} | |" for name, rho in found["score_length_rho"].items()),
         "",
+    ]  # fmt: skip
+
+
+def _cuts(rates: list[dict[str, Any]]) -> list[str]:
+    lines = [
         "| keep | from score | precision | recall | median length kept / dropped | domains kept | domains dropped |",
         "|---|---|---|---|---|---|---|",
-        *(_row(entry) for entry in found["keep_rates"]),
+        *(_row(entry) for entry in rates),
         "",
         "## Texts at each cut",
-    ]  # fmt: skip
-    for entry in found["keep_rates"]:
+    ]
+    for entry in rates:
         lines += ["", f"### {entry['rate']:.0%}", ""]
         for name in ("just_kept", "just_dropped"):
             lines += [
-                f"- {name.replace('_', ' ')}, {one['score']:.4f}, {'positive' if one['positive'] else 'negative'}, "
+                f"- {name.replace('_', ' ')}, {_score(one['score'])}, {'positive' if one['positive'] else 'negative'}, "
                 f"{one['domain']}: {_plain(one['text'])}"
                 for one in entry[name]
             ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _listed(values: dict[str, Any]) -> str:
@@ -148,8 +193,13 @@ def _row(entry: dict[str, Any]) -> str:
         for key in ("domains_kept", "domains_dropped")
     )
     lengths = f"{_figure(entry['median_characters_kept'], 0)} / {_figure(entry['median_characters_dropped'], 0)}"
-    figures = " | ".join(_figure(entry[key]) for key in ("threshold", "precision", "recall"))
+    figures = " | ".join([_score(entry["threshold"]), _figure(entry["precision"]), _figure(entry["recall"])])
     return f"| {entry['rate']:.0%} | {figures} | {lengths} | {kept} | {dropped} |"
+
+
+def _score(value: float) -> str:
+    """All digits of a score, so that `min` in `classify` cuts where the table does."""
+    return str(np.float32(value))
 
 
 def _figure(value: float | None, digits: int = 3) -> str:

@@ -70,9 +70,9 @@ class Mix(BaseModel):
             raise ValueError(f"the temperature gives the weights of all groups not named, but {named}")
         if self.premiums and self.temperature is None:
             raise ValueError("premiums are of use with a temperature only")
-        if named := sorted(set(self.premiums) & set(self.groups)):
+        if both := sorted(set(self.premiums) & set(self.groups)):
             raise ValueError(
-                f"{named[0]} has a premium and a share: a premium is for what the temperature gives a weight"
+                f"{both[0]} has a premium and a share: a premium is for what the temperature gives a weight"
             )
         return self
 
