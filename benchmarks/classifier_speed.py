@@ -3,7 +3,7 @@
     python benchmarks/classifier_speed.py CORPUS.parquet... [--texts 200000] [--threads 2] [--repeat 1]
 
 CORPUS has a column `text`. Pages are cut into pieces of 1,400 characters; those of every other page (by a hash) are the
-positives, and 64 pages are a domain: there is nothing to learn, the time is what is asked for, not the score. The command
+positives, and 64 pages are a domain: there is nothing to learn; the time is what is asked for. The command
 runs as a user runs it, in a process of its own, once more than it is counted: the first compiles the kernels.
 """
 

@@ -28,7 +28,7 @@ from stages import language  # noqa: E402
 from stages.collect import Collect  # noqa: E402
 from stages.extract import Extract  # noqa: E402
 from stages.kernels import fasttext, windows  # noqa: E402
-from stages.readers import fasttext as reader  # noqa: E402
+from stages.models import fasttext as reader  # noqa: E402
 
 Texts = tuple[np.ndarray, np.ndarray]  # as `schema.text_buffers` gives them
 

@@ -7,42 +7,34 @@ megabytes a second with it.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from pipeline import schema
 from pipeline.stage import Stage
-from stages.readers import classifiers
+from stages.models import asked, classifiers
+from stages.models.asked import Answers, Asked, Name
 
 _DATA = Path(__file__).parent / "data"
 
-Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
 
-
-class Scoring(BaseModel):
+class Scoring(Asked):
     """One model: where it is, whom it is asked about, where its answer goes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path | None = Field(None, description="a supervised fastText model (.bin, .ftz), with its card if it has one")
     builtin: Literal["en", "zh"] | None = Field(None, description="a model that comes with this package, instead")
     label: str | None = Field(None, description="the label whose probability is the score; the card's if omitted")
-    language: tuple[str, ...] | None = Field(
-        None,
-        description="only documents of these languages (`lang`); the card's if omitted; []: all documents",
-    )
-    column: Name | None = Field(None, description="where the score goes; the model's name if omitted")
     min: float | None = Field(None, description="documents that score lower are dropped")
 
     @model_validator(mode="after")
     def _one_model(self) -> "Scoring":
         if (self.path is None) == (self.builtin is None):
             raise ValueError("exactly one of `path` and `builtin` says which model")
-        if self.path is not None and self.label is None and self.path.exists() and not self.card().label:
+        if self.path is not None and self.path.exists() and not self.card().label and self.label is None:
             raise ValueError(f"{self.path} has no card: `label` must say which of its labels is the score")
         return self
 
@@ -54,9 +46,13 @@ class Scoring(BaseModel):
         """Its card."""
         return classifiers.read_card(self.file())
 
-    def languages(self) -> tuple[str, ...]:
-        """Those of the documents it is asked about; none: all documents."""
-        return self.card().language if self.language is None else self.language
+    def known(self) -> tuple[str, ...]:
+        """The languages its card names."""
+        return self.card().language
+
+    def score(self, texts: pa.ChunkedArray) -> np.ndarray:
+        """float32: the probability of the label for each text."""
+        return classifiers.score(*schema.text_buffers(texts), classifiers.load(self.file(), self.label))
 
 
 _SHIPPED = {name: Scoring.model_validate({"builtin": name, "column": "quality_score"}) for name in ("en", "zh")}
@@ -76,54 +72,28 @@ class Classify(Stage):
 
     @model_validator(mode="after")
     def _one_score_a_column(self) -> "Classify":
-        for column, scorings in self.by_column().items():
-            if column in schema.DOCUMENT or column in schema.DROP:
-                raise ValueError(f"{column!r} is a column of every document; `column` must name another")
-            asked = [lang for scoring in scorings for lang in scoring.languages()]
-            if len(scorings) > 1 and (len(set(asked)) < len(asked) or not all(s.languages() for s in scorings)):
-                raise ValueError(f"models that share the column {column!r} must each have languages of their own")
+        asked.check(self.models)
         return self
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
         """The text, and the language where a model is for some languages only."""
-        return ("text", "lang") if any(scoring.languages() for scoring in self.models.values()) else ("text",)
+        return asked.needs(self.models)
 
     def columns(self) -> dict[str, pa.DataType]:
-        return {column: pa.float32() for column in self.by_column()}
-
-    def by_column(self) -> dict[str, list[Scoring]]:
-        """The models that write each column."""
-        found: dict[str, list[Scoring]] = {}
-        for name, scoring in self.models.items():
-            found.setdefault(scoring.column or name, []).append(scoring)
-        return found
+        return {column: pa.float32() for column in asked.by_column(self.models)}
 
     def files(self) -> list[Path]:
         """The models, and the cards of those that have one."""
-        files = [scoring.file() for scoring in self.models.values()]
-        return files + [card for card in map(classifiers.card_path, files) if card.exists()]
+        return asked.files(self.models.values())
 
     def apply(self, docs: pa.Table) -> pa.Table:
-        for column, scorings in self.by_column().items():
-            scores = np.full(len(docs), np.nan, np.float32)
-            limits = np.full(len(docs), np.nan)
-            for scoring in scorings:
-                rows = _rows(docs, scoring.languages())
-                texts = docs["text"] if len(rows) == len(docs) else docs["text"].take(pa.array(rows))
-                scorer = classifiers.load(scoring.file(), scoring.label)
-                scores[rows] = classifiers.score(*schema.text_buffers(texts), scorer)[: len(rows)]
-                limits[rows] = np.nan if scoring.min is None else scoring.min
-            docs = schema.set_column(docs, column, pa.array(scores, pa.float32(), from_pandas=True))
-            low = scores < limits.astype(np.float32)
+        for column, scorings in asked.by_column(self.models).items():
+            answers = Answers(docs, scorings, Scoring.score)
+            docs = schema.set_column(docs, column, answers.column())
             if any(scoring.min is not None for scoring in scorings):
+                scores, limits = answers.values, answers.limits("min")
+                low = scores < limits.astype(np.float32)
                 reasons = pc.if_else(pa.array(low), f"low_{column}", pa.scalar(None, pa.string()))
                 docs = schema.mark(docs, reasons, np.where(low, scores, np.nan), np.where(low, limits, np.nan))
         return docs
-
-
-def _rows(docs: pa.Table, languages: tuple[str, ...]) -> np.ndarray:
-    """Where the documents of these languages are; all, where none is named."""
-    if not languages:
-        return np.arange(len(docs))
-    return np.flatnonzero(pc.is_in(docs["lang"].cast(pa.string()), pa.array(languages, pa.string())).to_numpy())

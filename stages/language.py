@@ -24,7 +24,7 @@ from pydantic import Field
 from pipeline import schema
 from pipeline.stage import Stage
 from stages.kernels import fasttext, script, windows
-from stages.readers import fasttext as models
+from stages.models import fasttext as models
 
 SHIPPED = Path(__file__).parent / "data" / "lid.176.ftz"
 

@@ -25,7 +25,7 @@ from stages.classify import Classify
 from stages.keep import Keep, gumbel, ordered
 from stages.kernels import text as characters
 from stages.kernels.prepare import prepare
-from stages.readers import classifiers
+from stages.models import classifiers
 
 LID = ROOT / "stages/data/lid.176.ftz"
 HOSTILE = ["", " ", "\n", "\0", "</s>", "a </s> b", "__label__en", "汉" * 3000, "a" * 5000, "a\u0301 é", "😀x", "1 2,3"]

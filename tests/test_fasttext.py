@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.kernels import fasttext
-from stages.readers import fasttext as reader
+from stages.models import fasttext as reader
 
 UDHR = json.loads((ROOT / "tests/data/udhr.json").read_text(encoding="utf-8"))["texts"]
 LID = ROOT / "stages/data/lid.176.ftz"

@@ -22,10 +22,11 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from pipeline.schema import text_buffers
-from stages.importance import Importance, load
+from stages.importance import Importance
 from stages.keep import Keep
 from stages.kernels import hashed
 from stages.learning import importance
+from stages.models.importance import load
 
 HOSTILE = [
     "",

@@ -151,8 +151,10 @@ def below(name: str) -> tuple[str, ...]:
     if name.startswith("stages.shard"):
         return ("stages.kernels", "stages.sharding")
     if name.startswith("stages.learning"):
-        return ("stages.kernels", "stages.readers", "stages.learning", "stages.tokens", "stages.classify")
-    return ("stages.kernels", "stages.readers")
+        return ("stages.kernels", "stages.models", "stages.readers", "stages.learning", "stages.tokens")
+    if name.startswith("stages.models"):
+        return ("stages.kernels", "stages.models")
+    return ("stages.kernels", "stages.models", "stages.readers")
 
 
 @pytest.mark.parametrize("name", sorted(name for name in modules() if name.startswith("stages")))

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from stages.classify import Classify
 from stages.learning import classifier, documents, measures, report
 from stages.learning.corpora import Unusable
-from stages.readers import classifiers
+from stages.models import classifiers
 
 SCORED = st.lists(st.tuples(st.integers(0, 6).map(lambda n: n / 7), st.booleans()), min_size=2, max_size=40)
 

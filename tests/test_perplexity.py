@@ -26,8 +26,8 @@ from stages.extract import Extract
 from stages.kernels import ngrams
 from stages.kernels import text as characters
 from stages.learning import perplexity as learning
+from stages.models import ngrams as reader
 from stages.perplexity import Perplexity
-from stages.readers import ngrams as reader
 
 HOSTILE = ["", " ", "\n \t", "\0", "a", "  a", "a  ", "e\u0301", "\u0301", "１２３", "a\u200bb", "\ufeffa", "😀😀", "´"]
 

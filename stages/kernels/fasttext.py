@@ -24,7 +24,7 @@ TREE, SIGMOIDS, SOFTMAX = range(3)
 
 
 class Model(NamedTuple):
-    """A supervised model; arrays are read-only. `stages.readers.fasttext` makes it from a file."""
+    """A supervised model; arrays are read-only. `stages.models.fasttext` makes it from a file."""
 
     word_ngrams: int  # longest n-gram of words
     minn: int  # shortest n-gram of characters, at least 1

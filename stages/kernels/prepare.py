@@ -2,7 +2,7 @@
 
 fastText knows no token but what stands between blanks: it would take a sentence of Chinese for one word, and a word
 with a comma after it for another word. What a model was trained on, it has to be asked with, so the same kernel
-prepares both; the card beside a model says how (`stages.readers.classifiers`).
+prepares both; the card beside a model says how (`stages.models.classifiers`).
 """
 
 import numpy as np

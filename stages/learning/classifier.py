@@ -24,8 +24,8 @@ from pipeline.schema import text_buffers
 from pipeline.storage import atomic, sha256, write_json
 from stages.learning import documents, report
 from stages.learning.documents import SPLITS
-from stages.readers import classifiers
-from stages.readers.classifiers import Preparation
+from stages.models import cards, classifiers
+from stages.models.classifiers import Preparation
 
 LABELS = ("__label__other", "__label__keep")  # by bool(positive)
 _UNSPACED = {"zh", "yue", "wuu", "ja", "th", "lo", "km", "my"}  # where words have to be made of characters
@@ -132,7 +132,7 @@ def model_path(out: Path, name: str, recipe: Recipe) -> Path:
     """Where the model goes. Raises `ValueError` where the other kind is under this name: one card cannot be of both."""
     model, other = (out / f"{name}{suffix}" for suffix in ((".ftz", ".bin") if recipe.rows else (".bin", ".ftz")))
     if other.exists():
-        raise ValueError(f"{other} is there, and {classifiers.card_path(model).name} is its card; train {model.name} "
+        raise ValueError(f"{other} is there, and {cards.path_of(model).name} is its card; train {model.name} "
                          "under another --name or --out, or remove it")  # fmt: skip
     return model
 
@@ -158,7 +158,7 @@ def train(examples: Examples, recipe: Recipe, out: Path, name: str, about: list[
         "training": _training(examples, places, recipe, seconds),
         "facts": report.facts(judged["test"], judged["calibrate"], recipe.seed),
     })  # fmt: skip
-    write_json(classifiers.card_path(model), card)
+    write_json(cards.path_of(model), card)
     with atomic(out / f"{name}.md") as beside:
         beside.write_text(report.markdown(card), encoding="utf-8")
     return card

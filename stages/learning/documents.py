@@ -18,7 +18,7 @@ from pipeline.schema import split_batches, text_buffers
 from stages.kernels import fasttext, sketch, windows
 from stages.learning import corpora
 from stages.learning.corpora import Unusable
-from stages.readers import fasttext as models
+from stages.models import fasttext as models
 
 EXAMPLE = {"text": pa.large_string(), "domain": pa.string()}
 """The columns of examples; their texts together may be more than 2 GB. The domain: that of the URL, else the column

@@ -25,6 +25,7 @@ from pipeline.storage import atomic, sha256, write_array, write_json
 from stages.kernels import hashed
 from stages.learning import documents, measures
 from stages.learning.report import finite
+from stages.models import cards
 
 RATES = (0.01, 0.1, 0.5)
 WAYS = {
@@ -161,7 +162,7 @@ def train(target: list[Path], corpus: list[Path], out: Path, asked: Asked) -> di
         "ngrams": {"for": _ngrams(learned, ratios, 1.0), "against": _ngrams(raw["text"], ratios, -1.0)},
     }  # fmt: skip
     card = finite(card)
-    write_json(model.with_suffix(".json"), card)
+    write_json(cards.path_of(model), card)
     with atomic(out / f"{asked.name}.md") as beside:
         beside.write_text(markdown(card), encoding="utf-8")
     return card

@@ -26,7 +26,8 @@ from pipeline.storage import atomic, sha256, write_json
 from stages.kernels import ngrams
 from stages.kernels.ngrams import BEFORE, FIRST, STEPS, Level
 from stages.learning import documents, measures, report
-from stages.readers import ngrams as reader
+from stages.models import cards
+from stages.models import ngrams as reader
 
 ORDERS = dict.fromkeys(("zh", "yue", "wuu", "ja", "ko"), 5)  # of many characters, each worth more
 ORDER = 7
@@ -325,7 +326,7 @@ def train(table: pa.Table, recipe: Recipe, counts: dict[str, int], out: Path, na
         },
         "facts": {**facts(judged), "uniform": judge(test, _uniform(known)).bits(), "by_order": by_order},
     }  # fmt: skip
-    write_json(reader.card_path(path), card)
+    write_json(cards.path_of(path), card)
     with atomic(out / f"{name}.md") as beside:
         beside.write_text(markdown(card), encoding="utf-8")
     return card

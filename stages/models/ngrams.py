@@ -2,15 +2,13 @@
 
 The model is a file of NumPy arrays, one after the other, compressed as one stream (zstd): version and order, the
 characters known, then for each length of n-grams how many children each has, the last symbols, the costs, the costs of
-going back. n-grams are stored in order, so neither contexts nor hashes are needed to tell them. The card is a JSON file
-beside it, of the same name.
+going back. n-grams are stored in order, so neither contexts nor hashes are needed to tell them.
 """
 
 import functools
 import io
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +16,7 @@ import pyarrow as pa
 from pipeline.storage import atomic
 from stages.kernels import ngrams
 from stages.kernels.ngrams import Automaton, Level
+from stages.models import cards
 
 _MAGIC = b"gristmill n-grams 1\n"
 _LEVEL = 19  # zstd's; Brotli's best is 7 % smaller, and takes 5 times as long, several times in training
@@ -69,18 +68,6 @@ def load(path: Path) -> Automaton:
     return ngrams.automaton(model.known, model.levels)
 
 
-def card_path(model: Path) -> Path:
-    """Where the card of a model is, if it has one."""
-    return model.with_suffix(".json")
-
-
 def languages(model: Path) -> tuple[str, ...]:
     """Those its card names; none where there is no card. Raises `ValueError` for a card that is damaged."""
-    path = card_path(model)
-    try:
-        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(card["language"])
-    except FileNotFoundError:
-        return ()
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not the card of an n-gram model: {error!r}") from error
+    return cards.read(model, "an n-gram model", lambda raw: tuple(raw["language"])) or ()

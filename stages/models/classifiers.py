@@ -1,21 +1,19 @@
 """A text classifier and its card: the fastText model, which label is the score, and how it wants text to be prepared.
 
-The card is a JSON file beside the model, of the same name. `train-classifier` writes one, which names the model's file
-and its sha256: a card of another model is refused, since it would ask this one in the wrong way and nobody would see.
-A model without a card is asked as fastText's own `predict` would be: the whole text as one line, line breaks as blanks.
+`train-classifier` writes the card. A model without one is asked as fastText's own `predict` would be: the whole text as
+one line, line breaks as blanks.
 """
 
 import functools
-import json
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from pipeline.storage import sha256
 from stages.kernels import fasttext, windows
 from stages.kernels.prepare import prepare
-from stages.readers import fasttext as models
+from stages.models import cards
+from stages.models import fasttext as models
 
 _PREFIX = "__label__"
 
@@ -52,52 +50,21 @@ class Scorer(NamedTuple):
     preparation: Preparation
 
 
-def card_path(model: Path) -> Path:
-    """Where the card of a model is, if it has one."""
-    return model.with_suffix(".json")
-
-
 def read_card(model: Path) -> Card:
     """The card of a model; one that says nothing where there is none.
 
     Raises `ValueError` for a card that is damaged, and for one that says it is of another model.
     """
-    path = card_path(model)
-    try:
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        card = Card(raw["label"], tuple(raw["language"]), Preparation(**raw["preparation"]))
-    except FileNotFoundError:
-        return Card()
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not the card of a classifier: {error!r}") from error
-    known = card.preparation.normalisation in ("none", "fold") and card.preparation.segmentation in (
-        "words",
-        "han-chars",
+    card = cards.read(
+        model, "a classifier", lambda raw: Card(raw["label"], tuple(raw["language"]), Preparation(**raw["preparation"]))
     )
-    if not known or card.preparation.window < 0:
-        raise ValueError(f"{path} asks for a preparation that this version does not know: {card.preparation}")
-    _check_is_of(model, path, raw)
+    if card is None:
+        return Card()
+    asked = card.preparation
+    known = asked.normalisation in ("none", "fold") and asked.segmentation in ("words", "han-chars")
+    if not known or asked.window < 0:
+        raise ValueError(f"{cards.path_of(model)} asks for a preparation that this version does not know: {asked}")
     return card
-
-
-def _check_is_of(model: Path, path: Path, raw: dict[str, Any]) -> None:
-    """A card that names no sha256 is believed; whether there is a model is for others to say."""
-    said = raw.get("sha256")
-    if said is None or not model.exists():
-        return
-    state = model.stat()
-    found = _sha256(model, state.st_size, state.st_mtime_ns)
-    if said != found:
-        raise ValueError(
-            f"{path} is not the card of {model.name} but of {raw.get('file') or 'another model'}: it names sha256 "
-            f"{str(said)[:12]}, the file has {found[:12]}; a model and its card go together, one pair a name"
-        )
-
-
-@functools.cache
-def _sha256(model: Path, size: int, mtime_ns: int) -> str:
-    """Taken once a process for a file that does not change."""
-    return sha256(model)
 
 
 @functools.cache
