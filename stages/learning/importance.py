@@ -24,7 +24,7 @@ from pipeline.schema import split_batches, text_buffers
 from pipeline.storage import atomic, sha256, write_array, write_json
 from stages.kernels import hashed
 from stages.learning import documents, measures
-from stages.learning.report import finite
+from stages.learning.report import figure, finite, plain
 from stages.models import cards
 
 RATES = (0.01, 0.1, 0.5)
@@ -265,7 +265,7 @@ def markdown(card: dict[str, Any]) -> str:
             f"{', '.join(f'{size:,.1f}' for size in sizes.values())} |"
             for per, sizes in facts["effective_sample"].items()
         ),
-        *(f"| rho of {name} and length | {_figure(rho)} |" for name, rho in facts["length_rho"].items()),
+        *(f"| rho of {name} and length | {figure(rho)} |" for name, rho in facts["length_rho"].items()),
         f"| weights, percentiles {', '.join(facts['weights'])} | "
         f"{', '.join(f'{value:,.1f}' for value in facts['weights'].values())} |",
         "",
@@ -279,26 +279,17 @@ def markdown(card: dict[str, Any]) -> str:
     ]
     for title, entries in (("highest", facts["ends"]["highest"]), ("lowest", facts["ends"]["lowest"])):
         lines += ["", f"## Texts of the {title} weight", ""]
-        lines += [f"- {one['weight']:,.1f} ({one['mean']:+.2f} a feature): {_plain(one['text'])}" for one in entries]
+        lines += [f"- {one['weight']:,.1f} ({one['mean']:+.2f} a feature): {plain(one['text'])}" for one in entries]
     for title, side in (("for the target, by what they add to its texts", "for"),
                         ("against it, by what they take from the corpus's", "against")):  # fmt: skip
         lines += ["", f"## What speaks {title}", ""]
-        lines += [", ".join(f"{_plain(name)} ({ratio:+.2f})" for name, ratio, _ in card["ngrams"][side])]
+        lines += [", ".join(f"{plain(name)} ({ratio:+.2f})" for name, ratio, _ in card["ngrams"][side])]
     return "\n".join(lines) + "\n"
 
 
 def _row(entry: dict[str, Any]) -> str:
     cells = (f"{entry[way]['reduction']:+.3f} ({entry[way]['share_of_features']:.1%})" for way in WAYS)
     return f"| {entry['rate']:.0%} = {entry['texts']:,} | {' | '.join(cells)} |"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _plain(text: str) -> str:
-    """Text that means nothing in Markdown."""
-    return "".join(f"\\{char}" if char in "\\`*_[]<>|#" else char for char in text)
 
 
 def commands(app: typer.Typer) -> None:

@@ -229,19 +229,11 @@ def gather(paths: list[Path], lang: str, limit: int, seed: int) -> tuple[pa.Tabl
     """
     files = documents.files(paths)
     if lang == "auto":
-        lang = _language(documents.sample(files, _SAMPLED, seed)[0])
+        lang = documents.main_language(documents.sample(files, _SAMPLED, seed)[0]["text"])
     table, counts = documents.sample(files, limit, seed, lang)
     if len(table) < _LEAST:
         raise ValueError(f"{len(table)} texts in {lang!r} among {counts['read']}: at least {_LEAST} are needed")
     return table, lang, counts
-
-
-def _language(table: pa.Table) -> str:
-    found = Counter(documents.languages(table["text"]))
-    found.pop(None, None)
-    if not found:
-        raise ValueError("the texts are in no language that can be told; name it with --lang")
-    return str(min(found, key=lambda name: (-found[name], str(name))))
 
 
 def held_out(domains: list[str], sizes: np.ndarray, seed: int) -> np.ndarray:
@@ -383,27 +375,18 @@ def markdown(card: dict[str, Any]) -> str:
           for one in found["by_order"]),
         "",
         f"CCNet's thirds of these documents: head below {low:.3f}, middle to {high:.3f}, tail above. Rank correlation "
-        f"of bits per character with length: {_figure(found['length_rho'])}.",
+        f"of bits per character with length: {report.figure(found['length_rho'])}.",
         "",
         "| share of documents below | bits per character | domain | text |",
         "|---|---|---|---|",
-        *(f"| {one['share']:.0%} | {one['bits_per_char']:.3f} | {_plain(one['domain'])} | "
-          f"{_plain(one['text'])} |" for one in found["deciles"]),
+        *(f"| {one['share']:.0%} | {one['bits_per_char']:.3f} | {report.plain(one['domain'])} | "
+          f"{report.plain(one['text'])} |" for one in found["deciles"]),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
-def _plain(text: str) -> str:
-    """Text that means nothing in Markdown."""
-    return "".join(f"\\{char}" if char in "\\`*_[]<>|#" else char for char in text)
-
-
 def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{_plain(name)} {value:,}" for name, value in values.items() if name != "all")
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return ", ".join(f"{report.plain(name)} {value:,}" for name, value in values.items() if name != "all")
 
 
 def commands(app: typer.Typer) -> None:

@@ -155,11 +155,11 @@ def _measured(found: dict[str, Any]) -> list[str]:
         "",
         "| measure | value | 95 % interval (domains resampled) |",
         "|---|---|---|",
-        *(f"| {name} | {_figure(found[key]['value'])} | {_figure(found[key]['low'])} to {_figure(found[key]['high'])} |"
+        *(f"| {name} | {figure(found[key]['value'])} | {figure(found[key]['low'])} to {figure(found[key]['high'])} |"
           for key, name in (("roc_auc", "ROC-AUC"), ("pr_auc", "PR-AUC"))),
-        f"| calibration error, raw / isotonic | {_figure(found['calibration']['error_raw'])} / "
-        f"{_figure(found['calibration']['error_isotonic'])} | |",
-        *(f"| rho of score and length, {name} | {_figure(rho)} | |" for name, rho in found["score_length_rho"].items()),
+        f"| calibration error, raw / isotonic | {figure(found['calibration']['error_raw'])} / "
+        f"{figure(found['calibration']['error_isotonic'])} | |",
+        *(f"| rho of score and length, {name} | {figure(rho)} | |" for name, rho in found["score_length_rho"].items()),
         "",
     ]  # fmt: skip
 
@@ -177,7 +177,7 @@ def _cuts(rates: list[dict[str, Any]]) -> list[str]:
         for name in ("just_kept", "just_dropped"):
             lines += [
                 f"- {name.replace('_', ' ')}, {_score(one['score'])}, {'positive' if one['positive'] else 'negative'}, "
-                f"{one['domain']}: {_plain(one['text'])}"
+                f"{one['domain']}: {plain(one['text'])}"
                 for one in entry[name]
             ]
     return lines
@@ -189,11 +189,11 @@ def _listed(values: dict[str, Any]) -> str:
 
 def _row(entry: dict[str, Any]) -> str:
     kept, dropped = (
-        ", ".join(f"{_plain(name)} {count}" for name, count in entry[key].items())
+        ", ".join(f"{plain(name)} {count}" for name, count in entry[key].items())
         for key in ("domains_kept", "domains_dropped")
     )
-    lengths = f"{_figure(entry['median_characters_kept'], 0)} / {_figure(entry['median_characters_dropped'], 0)}"
-    figures = " | ".join([_score(entry["threshold"]), _figure(entry["precision"]), _figure(entry["recall"])])
+    lengths = f"{figure(entry['median_characters_kept'], 0)} / {figure(entry['median_characters_dropped'], 0)}"
+    figures = " | ".join([_score(entry["threshold"]), figure(entry["precision"]), figure(entry["recall"])])
     return f"| {entry['rate']:.0%} | {figures} | {lengths} | {kept} | {dropped} |"
 
 
@@ -202,10 +202,11 @@ def _score(value: float) -> str:
     return str(np.float32(value))
 
 
-def _figure(value: float | None, digits: int = 3) -> str:
+def figure(value: float | None, digits: int = 3) -> str:
+    """A number for a table, `-` where there is none."""
     return "-" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that means nothing in Markdown."""
     return "".join(f"\\{char}" if char in "\\`*_[]<>|#" else char for char in text)
