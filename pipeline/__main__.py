@@ -81,7 +81,7 @@ def run(
             engine = None
             for plan_, home in jobs:
                 if engine is None:
-                    engine = _engine(stack, config.workers, ray_address)
+                    engine = _engine(stack, config, ray_address)
                 with console.watch() as watch:
                     told = runs.run(plan_, home.resolve(), engine, watch)
                 good = not told["failed"] and not told["imbalances"]
@@ -102,11 +102,11 @@ def _increments(config: configs.Config, folder: Path) -> Iterator[tuple[plans.Pl
     return increments.due(config, folder)
 
 
-def _engine(stack: ExitStack, workers: int | None, address: str | None) -> Engine:
+def _engine(stack: ExitStack, config: configs.Config, address: str | None) -> Engine:
     """Started when there is work for it; before many workers start at once, the kernels are compiled."""
-    if workers != 0 or address:
-        benches.warm_once()
-    return stack.enter_context(open_engine(workers, address))
+    if config.workers != 0 or address:
+        benches.warm_once(name for name, _ in config.steps)
+    return stack.enter_context(open_engine(config.workers, address))
 
 
 def _conclude(told: dict[str, Any], folder: Path, *, debug: bool) -> None:

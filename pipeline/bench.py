@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -307,20 +307,27 @@ FAMILIES: dict[str, list[Any]] = {
 """Stages whose kernels are compiled in one process. No kernel is in two families, so that no file of the cache is
 written by two processes; each takes about as long as the other."""
 
+SCORES = ("classify", "perplexity")
+LATER: dict[str, list[Any]] = {"scores": ["language", *SCORES]}
+"""A family that shares kernels with the others: it is compiled after them, and before a run only if that has scores."""
+
 
 class NotCompiled(OSError):
     """Kernels could not be compiled; the message says which and why."""
 
 
-def warm_once() -> None:
-    """Compile the kernels here, unless that was done: or else every worker of the first run would do it for itself."""
+def warm_once(stages: Iterable[str]) -> None:
+    """Compile the kernels of these stages here, unless that was done: or else every worker of the first run would do it
+    for itself."""
     cache = os.environ.get("NUMBA_CACHE_DIR")  # set by the kernels when the configuration imported them
-    if cache and not all(_flag(cache, family).exists() for family in FAMILIES):
+    wanted = [*FAMILIES, *(LATER if set(SCORES) & set(stages) else ())]
+    missing = [family for family in wanted if cache and not _flag(cache, family).exists()]
+    if missing:
         print("compiling kernels, once")
-        warmup()
+        warmup(missing)
 
 
-def warmup() -> float:
+def warmup(families: Collection[str] = (*FAMILIES, *LATER)) -> float:
     """Compile and cache every kernel, each family in a process of its own, as many at once as there are cores.
 
     Returns the seconds it took. Raises `NotCompiled`.
@@ -328,7 +335,10 @@ def warmup() -> float:
     started = time.monotonic()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(min(cores, len(FAMILIES))) as threads:
-        list(threads.map(compile_apart, FAMILIES))
+        list(threads.map(compile_apart, [family for family in families if family in FAMILIES]))
+    for family in families:
+        if family in LATER:
+            compile_apart(family)
     return time.monotonic() - started
 
 
@@ -346,7 +356,8 @@ def compile_apart(family: str) -> None:
 
 
 def _named(family: str) -> str:
-    return ", ".join(stage if isinstance(stage, str) else next(iter(stage)) for stage in FAMILIES[family])
+    stages = {**FAMILIES, **LATER}[family]
+    return ", ".join(stage if isinstance(stage, str) else next(iter(stage)) for stage in stages)
 
 
 def compile_family(family: str) -> None:
@@ -358,9 +369,8 @@ def compile_family(family: str) -> None:
         (folder / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
         (folder / "in.html").write_text(f"<html><body><p>{WARMUP[0]}</p></body></html>", encoding="utf-8")
         paths = [str(folder / "in.jsonl"), str(folder / "in.html")]
-        recipe = configs.check(
-            {"name": "warmup", "stages": [{"collect": {"paths": paths}}, *FAMILIES[family]]}, "warmup"
-        )
+        stages = [{"collect": {"paths": paths}}, *{**FAMILIES, **LATER}[family]]
+        recipe = configs.check({"name": "warmup", "stages": stages}, "warmup")
         told = run(plans.make(recipe), folder / "run", Inline(), _Silent())
         if told["failed"]:
             raise RuntimeError(told["failed"][0]["message"])
