@@ -157,7 +157,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_examples_come_with_their_domain(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("A text.", encoding="utf-8")
-    assert next(documents.read(tmp_path / "one.txt")).to_pylist() == [{"text": "A text.", "domain": "one.txt"}]
+    assert next(documents.read(tmp_path / "one.txt")).to_pylist() == [
+        {"text": "A text.", "domain": f"{tmp_path.name}/one.txt"}
+    ]
     assert next(documents.read(folder / "good.jsonl"))["domain"][:2].to_pylist() == ["site0.example", "site1.example"]
     assert next(documents.read(folder / "corpus/1.parquet"))["domain"][:2].to_pylist() == ["crawl-1", "crawl-3"]
     assert len(documents.files([folder])) == 3
@@ -219,7 +221,7 @@ def packed(path: Path, text: str) -> Path:
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.zst", "A.TXT.GZ"])
 def test_a_text_file_is_read_as_text_however_it_is_packed(name: str, tmp_path: Path) -> None:
     path = packed(tmp_path / name.lower(), TEXT).rename(tmp_path / name)
-    assert next(documents.read(path)).to_pylist() == [{"text": TEXT, "domain": name}]
+    assert next(documents.read(path)).to_pylist() == [{"text": TEXT, "domain": f"{tmp_path.name}/{name}"}]
 
 
 def test_folders_are_searched_through(tmp_path: Path) -> None:
@@ -332,8 +334,8 @@ def test_a_table_that_is_damaged_inside_is_named(tmp_path: Path) -> None:
 def test_text_is_text_in_whatever_type_of_column(column: pa.Array, tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": column, "url": [1, 2, 3], "source": [["x"], None, []]}), tmp_path / "a.parquet")
     (table,) = documents.read(tmp_path / "a.parquet")
-    assert table.to_pylist() == [{"text": "a", "domain": '["x"]'}, {"text": "b", "domain": "a.parquet"},
-                                 {"text": "a", "domain": "[]"}]  # fmt: skip
+    domains = ['["x"]', f"{tmp_path.name}/a.parquet", "[]"]
+    assert table.to_pylist() == [{"text": text, "domain": domain} for text, domain in zip("aba", domains)]
 
 
 def test_near_duplicates_are_found_and_nothing_else() -> None:
@@ -487,7 +489,7 @@ def test_a_card_is_of_one_model(folder: Path, tmp_path: Path) -> None:
     code, said = command("--positives", str(folder / "good.jsonl"), "--corpus", str(folder / "corpus"), "--out",
                          str(tmp_path), "--rows", "2000")  # fmt: skip
     assert code == 2
-    assert "classifier.bin is there" in " ".join(said.replace("│", " ").split())
+    assert "is the card of classifier.bin" in " ".join(said.replace("│", " ").split())
     assert not (tmp_path / "classifier.ftz").exists()
     assert classifiers.read_card(model).language == ("en",)
     moved = tmp_path / "moved.bin"
@@ -581,3 +583,18 @@ def test_texts_of_one_domain_cannot_be_divided(folder: Path, tmp_path: Path) -> 
                            "--out", str(tmp_path / "out"))  # fmt: skip
     assert code == 2
     assert "more domains" in " ".join(output.replace("│", " ").split())
+
+
+def test_a_file_that_is_cut_short_is_not_half_read(folder: Path, tmp_path: Path) -> None:
+    packed = gzip.compress((folder / "good.jsonl").read_bytes())
+    (tmp_path / "cut.jsonl.gz").write_bytes(packed[: len(packed) * 6 // 10])
+    with pytest.raises(Unusable, match=r"cut\.jsonl\.gz is cut short; [\d,]+ texts of it can be read"):
+        documents.sample([tmp_path / "cut.jsonl.gz"], 1000, 1)
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.jsonl").write_text(json.dumps({"text": f"A text of {name}."}) + "\n")
+    found, _ = documents.sample(documents.files([tmp_path]), 10, 1)
+    assert sorted(found["domain"].to_pylist()) == ["a/data.jsonl", "b/data.jsonl"]

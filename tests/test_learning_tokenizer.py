@@ -329,7 +329,11 @@ def test_rows_that_are_no_documents_are_left_out_and_told(tmp_path: Path) -> Non
     lines = ['{"text": "one", "lang": "en"}', "{broken", '{"text": ""}', '{"text": null}', '{"text": "two"}', "7"]
     (tmp_path / "in.jsonl").write_text("\n".join(lines))
     (batch,) = balance.documents(Asked((tmp_path,)))
-    assert (batch.texts, batch.langs, batch.sources) == (["one", "two"], ["en", "unknown"], ["in.jsonl"] * 2)
+    assert (batch.texts, batch.langs, batch.sources) == (
+        ["one", "two"],
+        ["en", "unknown"],
+        [f"{tmp_path.name}/in.jsonl"] * 2,
+    )
     table(real(), tmp_path / "deep/down/docs.parquet")
     (tmp_path / "deep/more.txt.gz").write_bytes(gzip.compress(b"A text."))
     told = tokenizer.learn(Asked((tmp_path,), 400, heldout=0.2), tmp_path / "out")
@@ -380,7 +384,7 @@ def test_no_language_no_balance(tmp_path: Path) -> None:
     asked = Asked((tmp_path / "a.parquet",), 300, Balance.LANG)
     with pytest.raises(Unusable, match="no document names its language"):
         balance.limits(asked)
-    assert balance.limits(asked._replace(balance=Balance.SOURCE)).told[0]["group"] == "a.parquet"
+    assert balance.limits(asked._replace(balance=Balance.SOURCE)).told[0]["group"] == f"{tmp_path.name}/a.parquet"
 
 
 def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:

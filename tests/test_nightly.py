@@ -341,7 +341,7 @@ def test_a_corpus_that_grows_has_one_vocabulary_and_layout(lines: Workshop) -> N
     ):
         lines.write("d.yaml", recipe)
         assert said in lines.run("run", "d.yaml", code=2)
-    assert "this corpus parquet" in lines.run("run", "c.yaml", "--set", "shards.format=parquet", code=1)
+    assert "this corpus parquet" in lines.run("run", "c.yaml", "--set", "shards.format=parquet", code=2)
     same = f"tokens: {{tokenizer: runs/grow/0001/{made.folder.name}/tokenizer.json}}"
     lines.write("e.yaml", LINES.replace(trained, same))
     lines.run("run", "e.yaml")

@@ -89,7 +89,7 @@ def documents(asked: Asked) -> Iterator[Batch]:
             yield Batch(
                 texts,
                 [lang or _UNKNOWN for lang in found.docs["lang"].to_pylist()],
-                [source or path.name for source in found.docs["source"].to_pylist()],
+                [source or corpora.name_of(path) for source in found.docs["source"].to_pylist()],
                 np.array([digest & (1 << 64) - 1 for digest in digests], np.uint64),
                 np.array([digest >> 64 for digest in digests], np.uint64),
                 found.counts(),

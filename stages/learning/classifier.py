@@ -129,11 +129,11 @@ def _drawn(files: list[Path], good: pa.Table, lang: str, seed: int) -> tuple[pa.
 
 
 def model_path(out: Path, name: str, recipe: Recipe) -> Path:
-    """Where the model goes. Raises `ValueError` where the other kind is under this name: one card cannot be of both."""
+    """Where the model goes. Raises `ValueError` where another model is under this name: one card cannot be of both."""
     model, other = (out / f"{name}{suffix}" for suffix in ((".ftz", ".bin") if recipe.rows else (".bin", ".ftz")))
-    if other.exists():
-        raise ValueError(f"{other} is there, and {cards.path_of(model).name} is its card; train {model.name} "
-                         "under another --name or --out, or remove it")  # fmt: skip
+    cards.free_for(model)
+    if other.exists():  # perhaps without a card, and would be asked by this one's
+        raise ValueError(f"{other} is there; train {model.name} under another --name or --out, or remove it")
     return model
 
 

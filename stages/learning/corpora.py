@@ -56,6 +56,11 @@ def files(paths: Iterable[Path]) -> list[Path]:
     return [file for path in paths for file in _at(path)]
 
 
+def name_of(path: Path) -> str:
+    """What a file is called where it has to tell documents apart: with its folder, as `collect` calls it."""
+    return "/".join(path.parts[-2:])
+
+
 def _at(path: Path) -> list[Path]:
     found = _below(path) if path.is_dir() else [path] if path.is_file() and _kind(path) else []
     if not found:
@@ -123,6 +128,8 @@ def read(path: Path) -> Iterator[Batch]:
             lost += batch.lost
     except (OSError, pa.ArrowInvalid) as error:
         raise Unusable(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    if kind == "jsonl" and lost["truncated"] + lost["corrupt"]:  # how many rows were lost with it, nobody can say
+        raise Unusable(f"{path} is {'cut short' if lost['truncated'] else 'damaged'}; {met:,} texts of it can be read")
     if not met and kind == "jsonl":
         _check(path, lost)
 

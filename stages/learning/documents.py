@@ -51,7 +51,7 @@ def read(path: Path) -> Iterator[pa.Table]:
 
 def _examples(docs: pa.Table, path: Path) -> pa.Table:
     host = pc.utf8_lower(pc.struct_field(pc.extract_regex(docs["url"], _HOST), "host"))
-    domain = pc.coalesce(host, docs["domain"], docs["source"], path.name)
+    domain = pc.coalesce(host, docs["domain"], docs["source"], corpora.name_of(path))
     return pa.table([docs["text"], domain], pa.schema(list(EXAMPLE.items())))
 
 

@@ -136,6 +136,8 @@ def train(target: list[Path], corpus: list[Path], out: Path, asked: Asked) -> di
 
     Returns the card. Raises `ValueError` where there are too few texts of either kind.
     """
+    model = out / f"{asked.name}.npy"
+    cards.free_for(model)
     good, of_good = documents.sample(documents.files(target), asked.limit, asked.seed)
     raw, of_raw = documents.sample(documents.files(corpus), asked.limit, asked.seed, asked.lang)
     if min(len(good), len(raw)) < _LEAST:
@@ -147,12 +149,11 @@ def train(target: list[Path], corpus: list[Path], out: Path, asked: Asked) -> di
         if not counts.any():
             raise ValueError(f"the {name} has no words")
     ratios = (np.log(smoothed(ours)) - np.log(smoothed(theirs))).astype(np.float32)
-    model = out / f"{asked.name}.npy"
     write_array(model, ratios)
     card = {
         "name": asked.name, "about": asked.about, "language": [asked.lang] if asked.lang else [],
-        "buckets": asked.buckets, "features": hashed.VERSION, "bytes": model.stat().st_size, "sha256": sha256(model),
-        "seed": asked.seed, "limit": asked.limit,
+        "buckets": asked.buckets, "features": hashed.VERSION, "file": model.name,
+        "bytes": model.stat().st_size, "sha256": sha256(model), "seed": asked.seed, "limit": asked.limit,
         "target": {**of_good, "texts": len(learned), "held_out": len(kept_back), "features": int(ours.sum()),
                    "sha256": digest(good["text"])},
         "corpus": {**of_raw, "texts": len(raw), "features": int(theirs.sum()), "sha256": digest(raw["text"]),
@@ -314,6 +315,6 @@ def train_importance(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     tenth = next(entry for entry in card["facts"]["resampled"] if entry["rate"] == 0.1)
-    print(f"{out / name}.npy: {card['bytes']:,} bytes, divergence {card['facts']['divergence']:.3f} nats a feature; "
-          f"a tenth of the corpus drawn by weight is {tenth['drawn']['reduction']:+.3f} nearer to the held-out target, "
-          f"at random {tenth['random']['reduction']:+.3f}")  # fmt: skip
+    print(f"{out / name}.npy: {card['bytes']:,} bytes, divergence {card['facts']['divergence']:.3f} nats a feature; a "
+          f"tenth of the corpus drawn by weight changes that from the held-out target by "
+          f"{-tenth['drawn']['reduction']:+.3f}, one at random by {-tenth['random']['reduction']:+.3f}")  # fmt: skip

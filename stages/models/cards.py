@@ -37,6 +37,16 @@ def read(model: Path, kind: str, of: Callable[[dict[str, Any]], T]) -> T | None:
     return card
 
 
+def free_for(model: Path) -> None:
+    """Raises `ValueError` where the place of a model's card is taken by the card of another model that is there."""
+    try:
+        other = json.loads(path_of(model).read_text(encoding="utf-8"))["file"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return
+    if other != model.name and (model.parent / other).exists():
+        raise ValueError(f"{path_of(model)} is the card of {other}; train {model.name} under another --name or --out")
+
+
 def _check_is_of(model: Path, path: Path, raw: dict[str, Any]) -> None:
     """A card that names no sha256 is believed; whether there is a model is for others to say."""
     said = raw.get("sha256")
