@@ -1,7 +1,8 @@
 """The command line: `python -m pipeline run`, and the commands that ask a run what it did.
 
 Exit codes: 0 done; 1 something failed or does not balance (the same command again continues); 2 the configuration or an
-input is wrong; 3 another run holds the run directory; 130 stopped by Ctrl-C. `--debug` shows the traceback of an error.
+input is wrong, or asks for what these documents cannot give; 3 another run holds the run directory; 130 stopped by
+Ctrl-C. `--debug` shows the traceback of an error.
 """
 
 import importlib
