@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline.schema import text_buffers
 from stages.kernels import ngrams, windows
-from stages.learning import documents, measures
+from stages.learning import documents, kneser_ney, measures
 from stages.learning import perplexity as learning
 
 SIZE = 1_000_000
@@ -39,9 +39,8 @@ def split(folder: Path, lang: str) -> tuple[pa.Table, pa.Table, pa.Table]:
 
 
 def trained(texts: pa.ChunkedArray, order: int) -> ngrams.Automaton:
-    bits = learning.width(order)
-    known = learning.known_characters(texts, (1 << bits) - ngrams.FIRST)
-    model = learning.fit(learning.count(texts, known, order), known, bits, SIZE)
+    known, _ = kneser_ney.known_characters(texts, order)
+    model = kneser_ney.fit(kneser_ney.count(texts, known, order), known, kneser_ney.width(order), SIZE)
     return ngrams.automaton(model.known, model.levels)
 
 

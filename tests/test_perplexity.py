@@ -1,6 +1,7 @@
 """Character n-gram models: chances that sum to one, the kernel against plain Python, what the stage marks."""
 
 import gzip
+import io
 import json
 import math
 import re
@@ -14,17 +15,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import typer
+import xxhash
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+from pipeline import schema
 from pipeline.schema import text_buffers
 from stages.collect import Collect
 from stages.extract import Extract
 from stages.kernels import ngrams
 from stages.kernels import text as characters
+from stages.learning import kneser_ney
 from stages.learning import perplexity as learning
 from stages.models import ngrams as reader
 from stages.perplexity import Perplexity
@@ -137,15 +141,15 @@ class Reference:
 
 
 def counted(texts: list[str], order: int) -> tuple[np.ndarray, list, int]:
-    known = learning.known_characters(column(texts), (1 << learning.width(order)) - ngrams.FIRST)
-    return known, learning.count(column(texts), known, order), learning.width(order)
+    known, _ = kneser_ney.known_characters(column(texts), order)
+    return known, kneser_ney.count(column(texts), known, order), kneser_ney.width(order)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
 def test_chances_are_those_of_plain_python(order: int) -> None:
     texts = real_texts(han=False)[:12]
     known, grams, bits = counted(texts, order)
-    made = learning.estimate(grams, bits)
+    made = kneser_ney.estimate(grams, bits)
     wanted = Reference([symbols_of(text, known) for text in texts], order, len(known) + 2)
     for size in range(1, order + 1):
         for key, chance, kept in zip(grams[size - 1].keys.tolist(), made[size - 1].chance, made[size - 1].kept):
@@ -155,14 +159,35 @@ def test_chances_are_those_of_plain_python(order: int) -> None:
     assert sum(int(one.kept.sum()) for one in made) > 40
 
 
+def test_of_single_characters_all_are_known_to_the_model_met_or_not() -> None:
+    texts = ["abba", "baab", "cabbac"]
+    known, (alone,), _ = counted(texts, 1)
+    assert bytes(known.tolist()) == b"abc"
+    assert alone.keys.tolist() == [ngrams.BLANK, ngrams.UNKNOWN, 3, 4, 5]
+    assert alone.counts.tolist() == [0, 0, 6, 6, 2]
+    one, two = fitted(texts, 1), kneser_ney.fit(counted(texts, 2)[1][:1], known, kneser_ney.width(2), 1 << 20)
+    assert one.encoded() == two.encoded()
+    check(["a b", "zebra", "cab", "", "z"], one, 1)
+
+
+def test_counts_do_not_depend_on_the_batches_they_are_met_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = real_texts(han=False)[:40]
+    _, whole, _ = counted(texts, 4)
+    monkeypatch.setattr(schema, "BATCH_ROWS", 3)
+    _, pieces, _ = counted(texts, 4)
+    for one, other in zip(whole, pieces, strict=True):
+        for first, second in zip(one, other, strict=True):
+            np.testing.assert_array_equal(first, second)
+
+
 @pytest.mark.parametrize("drop", [False, True])
 def test_the_chances_after_every_context_sum_to_one(drop: bool) -> None:
     texts = real_texts(han=True)[:20]
     _, grams, bits = counted(texts, 3)
-    worth = learning.worths(grams, bits)
+    worth = kneser_ney.worths(grams, bits)
     least = np.median(np.concatenate([one[np.isfinite(one)] for one in worth])) if drop else -np.inf
     kept = [(one >= least) & (one > -np.inf) for one in worth]
-    made = learning.estimate(grams, bits, kept)
+    made = kneser_ney.estimate(grams, bits, kept)
     assert made[0].chance.sum() == pytest.approx(1)
     assert drop == (sum(map(np.sum, kept)) < 0.7 * sum(int(np.isfinite(one).sum()) for one in worth))
     below = made[0].chance
@@ -176,7 +201,7 @@ def test_the_chances_after_every_context_sum_to_one(drop: bool) -> None:
         assert triples.sum() == pytest.approx(1), (first, second)
 
 
-def dense(grams: learning.Grams, made: list, size: int, below: np.ndarray, bits: int) -> np.ndarray:
+def dense(grams: kneser_ney.Grams, made: list, size: int, below: np.ndarray, bits: int) -> np.ndarray:
     """Chances of every symbol after every one: those in the model, else the shorter one's."""
     table = below * made[size - 1].back[:, None]
     kept = made[size].kept
@@ -190,7 +215,7 @@ def dense(grams: learning.Grams, made: list, size: int, below: np.ndarray, bits:
 
 def fitted(texts: list[str], order: int, limit: int = 1 << 20) -> reader.Model:
     known, grams, bits = counted(texts, order)
-    return learning.fit(grams, known, bits, limit)
+    return kneser_ney.fit(grams, known, bits, limit)
 
 
 class Plain:
@@ -259,6 +284,95 @@ def test_a_file_is_read_as_it_was_written_and_damage_is_told(tmp_path: Path) -> 
     (tmp_path / "it.ngrams").write_bytes(b"something else")
     with pytest.raises(ValueError, match="not an n-gram model"):
         reader.read(tmp_path / "it.ngrams")
+
+
+def refused(path: Path, content: bytes) -> str:
+    """Why this file is none that can be read."""
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(path))) as told:
+        reader.read(path)
+    return str(told.value)
+
+
+def sealed(content: bytes, size: int | None = None) -> bytes:
+    """A file whose digest is right, whatever is in it."""
+    size = len(content) if size is None else size
+    body = size.to_bytes(8, "little") + pa.Codec("zstd").compress(content, asbytes=True)
+    return b"gm-ngrams 2\n" + xxhash.xxh3_64_digest(body) + body
+
+
+def arrays_of(model: reader.Model) -> list[np.ndarray]:
+    return [np.array([len(model.levels)]), model.known, *(array for level in model.levels for array in level)]
+
+
+def saved(arrays: list[np.ndarray]) -> bytes:
+    raw = io.BytesIO()
+    for array in arrays:
+        np.save(raw, array)
+    return raw.getvalue()
+
+
+def test_one_wrong_bit_anywhere_is_noticed(tmp_path: Path) -> None:
+    right = fitted(real_texts(han=False)[:60], 4, 20_000).encoded()
+    places = np.random.default_rng(1).integers(0, len(right), 60).tolist()
+    for place in [0, 11, 12, 19, 20, 27, 28, len(right) - 1, *places]:
+        wrong = bytearray(right)
+        wrong[place] ^= 1 << place % 8
+        assert ("is damaged" if place >= 12 else "not an n-gram model") in refused(tmp_path / "it.ngrams", bytes(wrong))
+    for content in (right[:12], right[:20], right[:28], right[:-1], right + b"x"):
+        assert "is damaged" in refused(tmp_path / "it.ngrams", content)
+
+
+def test_arrays_that_are_no_model_are_refused_though_their_digest_is_right(tmp_path: Path) -> None:
+    made = fitted(real_texts(han=False)[:60], 3, 20_000)
+    right = arrays_of(made)
+    (tmp_path / "it.ngrams").write_bytes(sealed(saved(right)))
+    assert reader.read(tmp_path / "it.ngrams").encoded() == made.encoded()
+    known, first, second, children = right[1], right[2], right[6], right[5]
+    wrong = {
+        "no order": [(0, np.array([0])), (0, np.array([-1])), (0, np.array([1 << 40]))],
+        "of a wrong length": [(0, np.array([3, 3])), (0, np.array([], np.int64))],
+        "not a row of": [(0, np.array([3.0])), (0, np.array(3)), (6, second.astype(np.int64)), (6, second[None])],
+        "characters are not in order": [(1, known[::-1]), (1, np.repeat(known[:1], len(known)))],
+        "character that is none": [(1, np.append(known[:-1], np.uint32(0x110000)))],
+        "symbols are missing": [(1, known[:10]), (2, first[::-1]), (2, first[1:])],
+        "different lengths": [(3, right[3][1:]), (7, right[7][1:]), (9, right[9][:-1])],
+        "symbol that is none": [(6, np.where(np.arange(len(second)) == 7, len(first) + 1, second).astype(np.uint16))],
+        "n-grams are not in order": [(6, second[::-1])],
+        "without their parents": [(5, children * 0), (5, children + np.uint16(1)), (13, right[13] + np.uint16(1))],
+    }
+    for said, changes in wrong.items():
+        for at, array in changes:
+            content = saved([*right[:at], array, *right[at + 1 :]])
+            assert said in refused(tmp_path / "it.ngrams", sealed(content)), (said, at)
+    assert "more in it" in refused(tmp_path / "it.ngrams", sealed(saved(right) + b"x"))
+    assert "unpacked" in refused(tmp_path / "it.ngrams", sealed(saved(right), 1 << 60))
+    for size in (0, 5000, 1 << 29):
+        assert "is damaged" in refused(tmp_path / "it.ngrams", sealed(saved(right), size))
+
+
+def test_a_wrong_header_of_an_array_is_no_more_than_damage(tmp_path: Path) -> None:
+    right = saved(arrays_of(fitted(["abba", "baab"], 2)))
+    refusals = 0
+    for place in range(136, 264):  # of the second array
+        for bit in (0, 4, 7):
+            wrong = bytearray(right)
+            wrong[place] ^= 1 << bit
+            (tmp_path / "it.ngrams").write_bytes(sealed(bytes(wrong)))
+            try:
+                reader.read(tmp_path / "it.ngrams")
+            except ValueError as error:
+                refusals += "is damaged" in str(error)
+    assert refusals > 200
+
+
+def test_a_model_beside_the_card_of_another_is_refused_whoever_names_the_languages(tmp_path: Path) -> None:
+    path = tmp_path / "it.ngrams"
+    reader.write(path, fitted(real_texts(han=False)[:5], 3))
+    stage = Perplexity(models={"it": {"path": path, "language": []}})
+    path.with_suffix(".json").write_text(json.dumps({"language": ["en"], "sha256": "0" * 64}))
+    with pytest.raises(ValueError, match="not the card of it"):
+        stage.apply(pa.table({"text": ["some"]}))
 
 
 def test_a_model_keeps_to_its_size_and_gets_better_with_it() -> None:
@@ -333,6 +447,8 @@ def test_reasons_name_the_column_the_figure_and_the_limit(tmp_path: Path) -> Non
         ({"it": {}}, "exactly one"),
         ({"it": {"builtin": "en", "path": "x"}}, "exactly one"),
         ({"it": {"builtin": "en", "min": 3, "max": 2}}, "nothing would stay"),
+        ({"it": {"builtin": "en", "max": math.nan}}, "finite"),
+        ({"it": {"builtin": "en", "min": math.inf}}, "finite"),
         ({"it": {"builtin": "en", "column": "text"}}, "column of every document"),
         ({"a": {"builtin": "en"}, "b": {"builtin": "en"}}, "languages of their own"),
         ({"a": {"builtin": "en"}, "b": {"builtin": "zh", "language": []}}, "languages of their own"),
@@ -375,7 +491,10 @@ def test_one_command_trains_what_the_stage_reads(tmp_path: Path) -> None:
     assert card["bytes"] == (tmp_path / "one/perplexity.ngrams").stat().st_size <= 100_000
     steps = [card["facts"]["uniform"], *(one["bits_per_char"] for one in card["facts"]["by_order"][:3])]
     assert steps == sorted(steps, reverse=True)
-    assert not set(card["facts"]["domains"]) & set(card["training"]["domains"]) - {"all"}
+    learned, judged = card["training"]["domains"]["largest"], card["facts"]["domains"]["largest"]
+    assert not set(judged) & set(learned)
+    assert card["held_out"]["documents"] == sum(judged.values())
+    assert card["training"]["documents"] == sum(learned.values())
     low, high = card["facts"]["thirds"]
     assert low <= card["facts"]["deciles"][5]["bits_per_char"] <= high
     stage = Perplexity(models={"it": {"path": tmp_path / "one/perplexity.ngrams"}})
@@ -389,19 +508,112 @@ def test_one_command_trains_what_the_stage_reads(tmp_path: Path) -> None:
     halves.mkdir()
     write(halves / "a.parquet", rows[len(rows) // 2 :][::-1])
     write(halves / "b.parquet", rows[: len(rows) // 2])
-    trained(halves, "--out", tmp_path / "two", "--size", "0.1")
-    assert (tmp_path / "one/perplexity.ngrams").read_bytes() == (tmp_path / "two/perplexity.ngrams").read_bytes()
+    said = trained(halves, "--out", tmp_path / "two", "--size", "0.1")
+    assert "CPU-seconds" in said
+    for name in ("perplexity.ngrams", "perplexity.json", "perplexity.md"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert "| order 5 |" in (tmp_path / "two/perplexity.md").read_text()
 
 
 def test_what_cannot_be_trained_is_told_in_a_sentence(tmp_path: Path) -> None:
     rows = rows_of(han=False)
-    one = write(tmp_path / "one.parquet", [(text, "alone") for text, _ in rows])
+    one = write(tmp_path / "one.parquet", rows)
     few = write(tmp_path / "few.parquet", rows[:3])
     out = ("--out", tmp_path / "out")
-    assert "one domain" in trained(one, *out)
     assert "at least 20" in trained(few, *out)
     assert "'xx'" in trained(one, *out, "--lang", "xx")
     assert "no .parquet" in trained(tmp_path / "nowhere", *out)
-    assert "--size" in trained(write(tmp_path / "all.parquet", rows), *out, "--size", "0.0001")
+    for size in ("0.0001", "-1", "inf", "1e9", "nan"):
+        assert "--size" in (said := trained(one, *out, "--size", size))
+        assert said.endswith(" 2")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_card_of_another_model_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "mine.npy").write_bytes(b"another model")
+    (tmp_path / "mine.json").write_text('{"file": "mine.npy"}')
+    texts = write(tmp_path / "texts.parquet", rows_of(han=False))
+    said = trained(texts, "--out", tmp_path, "--name", "mine", "--size", "0.05")
+    assert "is the card of mine.npy" in said
+    assert said.endswith(" 2")
+    assert not (tmp_path / "mine.ngrams").exists()
+    trained(texts, "--out", tmp_path, "--name", "yours", "--size", "0.05")
+    assert json.loads((tmp_path / "yours.json").read_text())["file"] == "yours.ngrams"
+
+
+def shares(away: np.ndarray, sizes: list[int]) -> float:
+    return float(np.array(sizes)[away].sum() / sum(sizes))
+
+
+@given(st.lists(st.integers(1, 400), min_size=2, max_size=12), st.integers(0, 9))
+def test_about_a_tenth_is_held_out_where_whole_domains_give_it(sizes: list[int], seed: int) -> None:
+    names = [f"d{at}" for at in range(len(sizes))]
+    held = shares(learning.held_out(names, np.array(sizes), seed), sizes)
+    assert held <= 0.5
+    singles = [size / sum(sizes) for size in sizes if 0.05 <= size / sum(sizes) <= 0.5]
+    assert held >= 0.05 or not singles
+    assert abs(held - 0.1) <= max(0.01, min([abs(one - 0.1) for one in singles], default=1))
+
+
+def test_a_tiny_domain_is_not_all_that_is_judged_on() -> None:
+    domains, sizes = [*(f"d{at % 5}" for at in range(40)), "tiny"], np.array([800] * 40 + [5])
+    away = learning.held_out(domains, sizes, 1)
+    assert len({domain for domain, held in zip(domains, away) if held} - {"tiny"}) == 1
+    assert 0.19 < shares(away, sizes.tolist()) < 0.21
+
+
+def test_texts_are_held_out_where_there_is_but_one_domain(tmp_path: Path) -> None:
+    with (tmp_path / "texts.jsonl").open("w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps({"text": text}) + "\n" for text in real_texts(han=True))
+    said = trained(tmp_path / "texts.jsonl", "--out", tmp_path / "out", "--size", "0.05")
+    card = json.loads((tmp_path / "out/perplexity.json").read_text())
+    assert card["held_out"]["whole"] == "texts"
+    assert 0.08 < card["held_out"]["share"] <= 0.11
+    assert "the one domain learned from" in said
+    assert "texts are held out, not domains" in said
+    assert "texts are held out, not domains" in (tmp_path / "out/perplexity.md").read_text()
+
+
+def example(rows: list[tuple[str, str]]) -> pa.Table:
+    return pa.table({"text": column([text for text, _ in rows]), "domain": [domain for _, domain in rows]})
+
+
+def test_what_repeats_a_text_learned_from_is_not_judged_on(tmp_path: Path) -> None:
+    texts = [text for text in real_texts(han=False) if len(text) == 800]
+    rows = [(text, f"site{at % 15}") for at, text in enumerate(texts)]
+    held = learning.held_out([domain for _, domain in rows], np.array([len(text) for text, _ in rows]), 1)
+    away, stays = rows[int(np.flatnonzero(held)[0])][1], rows[int(np.flatnonzero(~held)[0])][0]
+    recipe = learning.Recipe("en", 2, 20_000)
+    plain_card = learning.train(example(rows), recipe, {}, tmp_path, "plain", [])
+    rows.append((stays.replace(stays.split()[3], "another", 1), away))
+    card = learning.train(example(rows), recipe, {}, tmp_path, "planted", [])
+    assert (
+        card["training"]["left_out"]["held_out_near_training"]
+        == 1 + (plain_card["training"]["left_out"]["held_out_near_training"])
+    )
+    assert card["held_out"]["documents"] == plain_card["held_out"]["documents"]
+
+
+def test_the_report_says_on_how_much_it_judges_and_warns_where_that_is_little(tmp_path: Path) -> None:
+    rows = [(text, ("all", "b", "c", "d", "e", "f")[at % 6]) for at, text in enumerate(real_texts(han=False)[:48])]
+    card = learning.train(example(rows), learning.Recipe("en", 2, 20_000), {}, tmp_path, "it", [])
+    found, learned = card["facts"]["domains"], card["training"]["domains"]
+    assert found["number"] + learned["number"] == 6
+    assert sum({**found["largest"], **learned["largest"]}.values()) == 48
+    assert {**found["largest"], **learned["largest"]}["all"] == 8
+    text = (tmp_path / "it.md").read_text()
+    assert f"## On {card['held_out']['documents']} documents ({card['held_out']['characters']:,} characters, " in text
+    assert "all 8" in text
+    assert f"judged on {card['held_out']['documents']} documents only" in text
+    assert card["held_out"]["documents"] < 20
+
+
+def test_characters_that_the_order_leaves_no_room_for_are_told(tmp_path: Path) -> None:
+    write(tmp_path / "all.parquet", rows_of(han=True))
+    said = trained(tmp_path / "all.parquet", "--out", tmp_path, "--order", "10", "--size", "0.05")
+    card = json.loads((tmp_path / "perplexity.json").read_text())
+    assert (card["characters"], card["characters_left_out"] > 500) == (61, True)
+    assert f"only the 61 most frequent characters are known, {card['characters_left_out']:,} others are not" in said
+    assert "most frequent characters" not in trained(
+        tmp_path / "all.parquet", "--out", tmp_path, "--order", "2", "--size", "0.05"
+    )
