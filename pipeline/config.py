@@ -38,7 +38,7 @@ class NamedStep(NamedTuple):
 class Settings(BaseModel):
     """The top level of a configuration file, before its stages are looked up."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(description="Names the run directory: runs/<name>.", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     workers: int | None = Field(

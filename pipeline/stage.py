@@ -28,7 +28,7 @@ class Refused(ValueError):
 class _Step(BaseModel, ABC):
     """What all four kinds share: configuration as fields, columns wanted, columns added."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     needs: ClassVar[tuple[str, ...]] = ("text",)
     """Columns that must be there before this stage; checked before anything runs."""

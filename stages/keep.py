@@ -87,7 +87,6 @@ class Keep(Barrier):
     temperature: float = Field(
         0.0,
         ge=0,
-        allow_inf_nan=False,
         description="0: the best stay; else they are drawn in proportion to exp(column / temperature)",
     )
     seed: int = Field(1, ge=0, lt=1 << 64, description="of the draw: another seed is another sample")

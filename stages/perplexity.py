@@ -28,10 +28,8 @@ class Asking(Asked):
     path: Path | None = Field(None, description="a model of train-perplexity (.ngrams), with its card if it has one")
     builtin: Literal["en", "zh"] | None = Field(None, description="a model that comes with this package, instead")
     column: Name | None = Field("bits_per_char", description="where the answer goes")
-    min: float | None = Field(
-        None, allow_inf_nan=False, description="documents of fewer bits per character are dropped"
-    )
-    max: float | None = Field(None, allow_inf_nan=False, description="documents of more bits per character are dropped")
+    min: float | None = Field(None, description="documents of fewer bits per character are dropped")
+    max: float | None = Field(None, description="documents of more bits per character are dropped")
 
     @model_validator(mode="after")
     def _one_model(self) -> "Asking":

@@ -80,7 +80,7 @@ class Flat(NamedTuple):
 class Training(BaseModel):
     """How to train a tokenizer on the documents that reach this stage."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     vocab_size: int = Field(ge=300, description="Size of the vocabulary, EOS included.")
     max_bytes: int = Field(500_000_000, ge=1, description="Train on about this much text, sampled by document.")

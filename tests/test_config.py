@@ -38,6 +38,8 @@ def test_norwegian_is_not_false(tmp_path: Path) -> None:
         ("min_score", "min_scor", "/c.yaml:5: stages[1].language.min_scor: unknown key (value 0.5); did you mean"),
         ("language", "langauge", "/c.yaml:5: stages[1].langauge: there is no stage 'langauge'; did you mean 'la"),
         ("0.5", "high", "/c.yaml:5: stages[1].language.min_score: should be a valid number"),
+        ("0.5", ".nan", "/c.yaml:5: stages[1].language.min_score: should be"),
+        ("0.5}", ".5}\n  - classify: {models: {en: {builtin: en, min: -.inf}}}", "min: should be a finite number"),
         ("name: t", "nam: t", "/c.yaml: nam: unknown key (value 't'); did you mean 'name'?"),
         ("name: t", "name: a/b", "/c.yaml: name: should"),
         ("name: t", "name: t\nworkers: -1", "workers: should be greater than or equal to 0, not -1"),

@@ -162,7 +162,8 @@ def _fixed(request: Request, group: Group) -> float:
 def _check_fixed(groups: Sequence[Group], asked: Sequence[Request], fixed: np.ndarray, caps: np.ndarray) -> None:
     for group, request, wish, cap in zip(groups, asked, fixed.tolist(), caps.tolist()):
         if wish > cap * (1 + 1e-12):
-            epochs = f", which is {wish / group.tokens:.4g} epochs" if group.tokens else ""
+            times = f"{wish / group.tokens:,.4f}".rstrip("0").rstrip(".") if group.tokens else ""
+            epochs = f", which is {times} epochs" if times else ""
             raise Infeasible(
                 f"{group.name} is exhausted: {wish:,.0f} tokens are asked for{epochs}; it has {group.tokens:,}, "
                 f"at most {request.max_epochs:g} epochs of it are {cap:,.0f}"

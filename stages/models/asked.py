@@ -22,7 +22,7 @@ Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
 class Asked(BaseModel):
     """One model; the stages add where it is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     language: tuple[str, ...] | None = Field(
         None, description="only documents of these languages (`lang`); the card's if omitted; []: all documents"
