@@ -120,20 +120,31 @@ def _check_order(steps: tuple[NamedStep, ...]) -> None:
 
 
 def _check_columns(steps: tuple[NamedStep, ...]) -> None:
-    """Every column a stage needs is there, no column is added twice, every file it reads exists."""
+    """Every column a stage needs is there and of its kind, no column is added twice, every file it reads exists."""
     here: dict[str, str] = {}
+    types = dict(DOCUMENT)
     for place, (name, step) in enumerate(steps):
         for column in step.needs:
             if column not in here:
                 raise ConfigError(f"stages[{place}].{name}: needs column '{column}', which no earlier stage adds")
+        for column in step.numbers:
+            if not _is_number(types[column]):
+                raise ConfigError(
+                    f"stages[{place}].{name}: column '{column}' has to be of numbers, not {types[column]}"
+                )
         for column in (*(DOCUMENT if isinstance(step, Source) else ()), *step.columns()):
             if column in here or column in DROP:
                 owner = f"stage '{here[column]}'" if column in here else "the machine"
                 raise ConfigError(f"stages[{place}].{name}: adds column '{column}', which {owner} has already")
             here[column] = name
+        types |= step.columns()
         for path in step.files():
             if not path.is_file():
                 raise ConfigError(f"stages[{place}].{name}: no such file: {path}")
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
 
 
 def _cut(steps: tuple[NamedStep, ...]) -> list[list[NamedStep]]:

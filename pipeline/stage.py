@@ -33,6 +33,9 @@ class _Step(BaseModel, ABC):
     needs: ClassVar[tuple[str, ...]] = ("text",)
     """Columns that must be there before this stage; checked before anything runs."""
 
+    numbers: ClassVar[tuple[str, ...]] = ()
+    """Those of `needs` that must be of numbers; checked as well."""
+
     adds: ClassVar[dict[str, pa.DataType]] = {}
     """Columns this stage adds, with their types."""
 

@@ -105,6 +105,11 @@ class Keep(Barrier):
         """The id, the score, and what groups are made by."""
         return tuple(dict.fromkeys(("id", self.column, *([self.by] if self.by else []))))
 
+    @property
+    def numbers(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The score."""
+        return (self.column,)
+
     def columns(self) -> dict[str, pa.DataType]:
         return {self.bucket: pa.int8()}
 

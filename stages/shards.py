@@ -50,6 +50,11 @@ class Shards(Sink):
         """What a shard is made of, and the columns that `mix` reads."""
         return ("id", "text", "input_ids", "n_tokens", *(self.mix.needs if self.mix else ()))
 
+    @property
+    def numbers(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The buckets of the mixture's quality curve."""
+        return (self.mix.quality.column,) if self.mix and self.mix.quality else ()
+
     format: Literal["memmap", "parquet"] = Field("memmap", description="memmap: .bin + .idx; parquet: input_ids lists.")
     val_fraction: float = Field(0.005, ge=0, le=0.5, description="Share of documents held out, by keyed hash.")
     seed: int = Field(1, ge=0, description="Of the document order and of the held-out choice.")

@@ -48,6 +48,7 @@ def test_norwegian_is_not_false(tmp_path: Path) -> None:
         ("{keep: [en, no], min_score: 0.5}", "yes please", "settings must be a mapping"),
         ("- collect: {paths: [in/*.txt]}", "- pii: {}", "the first stage must be a source, as 'collect'"),
         ("- language: {keep: [en, no], min_score: 0.5}", "- quality: {}", "needs column 'lang', which no earlier"),
+        ("- language: {keep: [en, no], min_score: 0.5}", "- keep: {column: date, by: null}", "of numbers, not string"),
         ("- language: {keep: [en, no], min_score: 0.5}", "- extract: {}\n  - extract: {}", "twice"),
         ("- language: {keep: [en, no], min_score: 0.5}", "- tokens: {train: {vocab_siz: 9}}", "mean 'vocab_size'?"),
         ("- language: {keep: [en, no], min_score: 0.5}", "- tokens: {}", "give either tokenizer: PATH or train:"),
