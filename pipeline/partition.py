@@ -160,7 +160,10 @@ class _Clock:
 
 
 class _Writer:
-    """A Parquet file that grows by batches and is there only when complete; row groups of about 32 MB of text."""
+    """A Parquet file that grows by batches and is there only when complete; row groups of about 32 MB of text.
+
+    What a stage says of its column (metadata of the field, as `tokens` names its tokenizer) stays with it.
+    """
 
     def __init__(self, path: Path, columns: dict[str, pa.DataType], stack: ExitStack) -> None:
         self.path, self.rows = path, 0
@@ -171,6 +174,9 @@ class _Writer:
         self._bytes = self._many = 0
 
     def write(self, docs: pa.Table) -> None:
+        """Of the first batch, be it of no rows, what is said of columns is taken for the whole file."""
+        if self._writer is None and not self._waiting:
+            self._schema = _described(self._schema, docs.schema)
         if len(docs) == 0:
             return
         self._waiting.append(_conform(docs, self._schema))
@@ -192,6 +198,12 @@ class _Writer:
         """Write what waits; a file of no rows is made only if `always`."""
         if self._waiting or (always and self._writer is None):
             self._flush()
+
+
+def _described(columns: pa.Schema, by: pa.Schema) -> pa.Schema:
+    """These columns, with the metadata that those of the same name have."""
+    said = {field.name: field.metadata for field in by}
+    return pa.schema([field.with_metadata(said.get(field.name) or {}) for field in columns])
 
 
 def _conform(docs: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -350,6 +362,7 @@ def run_verdicts(task: VerdictTask) -> dict[str, Any]:
     with ExitStack() as stack:
         docs = _Writer(task.group / f"{task.name}.parquet", task.columns, stack)
         rejects = _Writer(rejected, {**task.columns, **REJECT}, stack)
+        docs.write(pq.read_schema(task.docs).empty_table())
         for batch in _run(task.end.name, task.label, _judged, task):
             begun = time.process_time()
             docs.write(_part(task.end.name, batch, counts, rejects, begun))

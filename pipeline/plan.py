@@ -1,10 +1,10 @@
 """Stages -> groups with names and fingerprints. Reads code and names, runs nothing, writes nothing.
 
 A group is what runs in one go over a partition; it ends where data must rest: at a barrier, at the sink, before a stage
-that has to learn from the documents first. Its fingerprint is what its output depends on: the configuration of its
-stages, their source text with that of the kernels they import, the versions of the libraries they call, the files they
-read, and everything upstream. The folder carries the fingerprint, so a changed threshold runs its own group and those
-below, and going back to the old value finds the old folder still there.
+that has to learn from the documents first, before a sink that asks for it. Its fingerprint is what its output depends
+on: the configuration of its stages, their source text with that of the kernels they import, the versions of the
+libraries they call, the files they read, and everything upstream. The folder carries the fingerprint, so a changed
+threshold runs its own group and those below, and going back to the old value finds the old folder still there.
 """
 
 import ast
@@ -151,7 +151,8 @@ def _cut(steps: tuple[NamedStep, ...]) -> list[list[NamedStep]]:
     """The stage list cut where data must rest."""
     groups: list[list[NamedStep]] = [[]]
     for named in steps:
-        if groups[-1] and (must_fit(named.step) or isinstance(groups[-1][-1].step, Barrier)):
+        before = groups[-1][-1].step if groups[-1] else None
+        if before and (must_fit(named.step) or isinstance(before, Barrier) or getattr(named.step, "rests", False)):
             groups.append([])
         groups[-1].append(named)
     return groups

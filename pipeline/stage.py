@@ -141,6 +141,9 @@ class Barrier(_Step):
 class Sink(_Step):
     """Writes the finished corpus: each partition is scattered, then each shard gathered from all partitions."""
 
+    rests: ClassVar[bool] = False
+    """Whether documents rest before it, so that other settings of this sink cost nothing of what was done before."""
+
     @abstractmethod
     def scatter(self, docs: Iterator[pa.Table], out: Path) -> dict[str, Any]:
         """Write one partition's contribution as files named `out` + suffix; returns a small JSON-able record."""

@@ -55,6 +55,11 @@ class Shards(Sink):
         """The buckets of the mixture's quality curve."""
         return (self.mix.quality.column,) if self.mix and self.mix.quality else ()
 
+    @property
+    def rests(self) -> bool:  # type: ignore[override]
+        """With a mixture, which takes trying out: so that nothing is tokenized again for the next."""
+        return self.mix is not None
+
     format: Literal["memmap", "parquet"] = Field("memmap", description="memmap: .bin + .idx; parquet: input_ids lists.")
     val_fraction: float = Field(0.005, ge=0, le=0.5, description="Share of documents held out, by keyed hash.")
     seed: int = Field(1, ge=0, description="Of the document order and of the held-out choice.")
@@ -245,7 +250,7 @@ class Shards(Sink):
         suffixes = (".bin", ".idx") if self.format == "memmap" else (".parquet",)
         files = {f"{shard['name']}{suffix}": runs.named(out, suffix)
                  for out, shard in zip(gathered, shards) for suffix in suffixes}  # fmt: skip
-        for name, path in {**files, "tokenizer.json": Path(facts["tokenizer"])}.items():
+        for name, path in {**files, "tokenizer.json": _tokenizer(facts, folder)}.items():
             _link(path, folder / name)
         if gathered:
             _join([runs.named(out, ".docs.parquet") for out in gathered], folder / "docs.parquet")
@@ -306,6 +311,13 @@ def _facts(batch: pa.Table) -> dict[str, str]:
 def _facts_of(run: pa.Table) -> dict[str, str]:
     """What a run was written with: the tokenizer's path, vocabulary and EOS."""
     return {key.decode(): value.decode() for key, value in run.schema.metadata.items()}
+
+
+def _tokenizer(facts: dict[str, str], folder: Path) -> Path:
+    """Where the tokenizer is: if a run learned it, in the place it had there, since the run may have been moved."""
+    path = Path(facts["tokenizer"])
+    here = folder.parent.joinpath(*path.parts[-3:])  # <group>/fit/<name>
+    return here if here.is_file() else path
 
 
 def _dtype(facts: dict[str, str]) -> str:

@@ -294,6 +294,7 @@ def test_a_run_balances_and_plan_explains(workshop: Workshop) -> None:
     asked = 6000
     workshop.write("mixed.yaml", RUN.replace("TOKENS", str(asked)))
     said = workshop.run("run", "mixed.yaml")
+    assert "tokens: " not in said, "nothing is tokenized again for another mixture"
     homes = [path for path in (workshop.folder / "runs/mixed").glob("*-shards-*") if (path / "manifest.json").exists()]
     (home,) = homes
     manifest = json.loads((home / "manifest.json").read_text())
@@ -318,6 +319,45 @@ def test_a_run_balances_and_plan_explains(workshop: Workshop) -> None:
     workshop.run("show", "mixed", "--rejected", "mixture")
     assert "nothing to do" in workshop.run("run", "mixed.yaml")
     workshop.run("report", "mixed")
+
+
+def test_another_mixture_of_a_run_that_was_moved_has_its_own_tokenizer(workshop: Workshop) -> None:
+    """The old place may be another run's since then."""
+    workshop.write("in/web.txt", "".join(f"Line {number} of a page.\n" for number in range(300)))
+    recipe = RUN.replace("TOKENS", "2000").replace(', "wiki.txt": {epochs: 3}', "")
+    workshop.write("mixed.yaml", recipe)
+    workshop.run("run", "mixed.yaml")
+    runs = workshop.folder / "runs"
+    (runs / "mixed").rename(runs / "moved")
+    learned = next((runs / "moved").glob("*-tokens-*/fit/*.tokenizer.json"))
+    wrong = runs / "mixed" / learned.relative_to(runs / "moved")
+    wrong.parent.mkdir(parents=True)
+    wrong.write_text("{}")
+    workshop.write("moved.yaml", recipe.replace("mixed", "moved").replace("2000", "2500"))
+    said = workshop.run("run", "moved.yaml")
+    assert "tokens: " not in said
+    made = corpus.open(runs / "moved")
+    assert (made.folder / "tokenizer.json").read_bytes() == learned.read_bytes()
+    assert made.manifest["mix"]["tokens"] == pytest.approx(2500, rel=5e-3)
+
+
+def test_tokens_may_rest_before_a_barrier_and_partitions_may_lose_all(workshop: Workshop) -> None:
+    for number in range(40):
+        workshop.write(f"in/{number}.txt", f"Page {number}, with {'more ' * number} in it.\n")
+    workshop.write("mixed.yaml", """
+name: mixed
+workers: 0
+stages:
+  - rows
+  - tokens: {train: {vocab_size: 300}}
+  - keep: {column: n_tokens, rate: 0.5, by: null}
+  - shards: {val_fraction: 0, mix: {by: [source], groups: {"*": {epochs: 1}}}}
+""")
+    workshop.run("run", "mixed.yaml")
+    made = corpus.open(workshop.folder / "runs/mixed")
+    assert len(made.docs) == 20
+    assert made.docs["n_tokens"].to_numpy().min() > 20
+    assert made.docs["n_tokens"].to_numpy().sum() == made.manifest["tokens"]
 
 
 def test_each_increment_is_mixed_of_its_own_documents(workshop: Workshop) -> None:
