@@ -23,6 +23,7 @@ from pipeline import config as configs
 from pipeline import plan as plans
 from pipeline import run as runs
 from pipeline.engine import Engine, NoCluster, open_engine
+from pipeline.stage import Refused, Sink
 from pipeline.train import cli as trainer
 
 LEARNING = {
@@ -151,8 +152,8 @@ def plan(recipe: Recipe = DEFAULT, settings: Settings = None, out: Out = None) -
     outlined = plans.outline(planned)
     console.groups(browse.progress(outlined, folder, inputs=True), columns=True)
     end = planned.groups[-1].end
-    if end and getattr(end.step, "mix", None):
-        console.mixture(browse.mixture(outlined, folder), getattr(end.step, "asked", list)())
+    if end and isinstance(end.step, Sink) and end.step.rests:
+        console.mixture(browse.mixture(outlined, folder, end.step), end.step.asked())
 
 
 @app.command()
@@ -255,7 +256,7 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(arguments, obj=debug)
-    except (configs.ConfigError, browse.NotARun, corpus.NotACorpus, NoCluster) as error:
+    except (configs.ConfigError, browse.NotARun, corpus.NotACorpus, NoCluster, Refused) as error:
         _stop(str(error), 2, debug)
     except storage.Locked as error:
         _stop(str(error), 3, debug)

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from pipeline import corpus, increments, ledger, receipts, storage
+from pipeline.stage import Sink
 
 
 class NotARun(ValueError):
@@ -80,13 +81,17 @@ def progress(outline: dict[str, Any], folder: Path, *, inputs: bool) -> list[dic
             for group, one in zip(outline["groups"], found)]  # fmt: skip
 
 
-def mixture(outline: dict[str, Any], folder: Path) -> dict[str, Any] | None:
-    """What the mixture of a finished corpus came to, or of one that is scattered already; None before that."""
+def mixture(outline: dict[str, Any], folder: Path, sink: Sink) -> dict[str, Any] | None:
+    """What the mixture of a finished corpus came to, or would come to of documents at rest; None before that.
+
+    Raises `Refused` where their columns do not make groups.
+    """
     home = folder / outline["groups"][-1]["folder"]
     for path in (home / corpus.MANIFEST, home / "scatter" / "mix.json"):
         if (found := storage.read_json(path)) and "mix" in found:
             return found["mix"]
-    return None
+    rest = receipts.progress(outline, folder, inputs=True)[-2].rest
+    return sink.foreseen([at.docs for at in rest]) if rest else None
 
 
 def increment_rows(folder: Path) -> list[dict[str, Any]]:

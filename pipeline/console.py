@@ -162,11 +162,13 @@ def mixture(found: dict[str, Any] | None, asked: list[dict[str, Any]]) -> None:
             out.print(f"  {escape(str(row['group']))}: {wish}")
         return
     names = ("group", "documents", "tokens", "asked", "possible", "realised", "epochs")
-    _table("mixture, in tokens", [
+    rows = [
         {name: f"{row[name]:,}" if isinstance(row[name], int) else row[name] for name in names if name in row}
         | ({"": "exhausted" if row["exhausted"] else ""} if "exhausted" in row else {})
         for row in found["groups"]
-    ], "group")  # fmt: skip
+    ]  # fmt: skip
+    if rows:
+        _table("mixture, in tokens", rows, "group")
     if "refused" in found:
         out.print(escape(f"cannot be had: {found['refused']}"))
     else:

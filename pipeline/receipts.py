@@ -34,6 +34,7 @@ class Progress(NamedTuple):
     read: int  # partitions that have run through its stages
     done: int  # partitions through with the group; 1 for a finished corpus
     total: int
+    rest: list["AtRest"] | None = None  # its partitions, if all are at rest
 
 
 def at_rest(receipt: Path, said: dict[str, Any]) -> AtRest:
@@ -97,8 +98,8 @@ def progress(outline: dict[str, Any], folder: Path, *, inputs: bool) -> list[Pro
             if not found
             else _keys(group, folder, arrived)
         )
-        state, arrived = _group(group, folder, keys, [()] * len(splits) if found else pieces)
-        found.append(state)
+        found.append(_group(group, folder, keys, [()] * len(splits) if found else pieces))
+        arrived = found[-1].rest
     return found
 
 
@@ -118,23 +119,23 @@ def _keys(group: dict[str, Any], folder: Path, arrived: list[AtRest] | None) -> 
 
 def _group(
     group: dict[str, Any], folder: Path, keys: list[str] | None, pieces: Sequence[tuple[Piece, ...]]
-) -> tuple[Progress, list[AtRest] | None]:
-    """How far one group is, and its partitions if all are at rest."""
+) -> Progress:
+    """How far one group is."""
     home, total = folder / group["folder"], len(pieces)
     if group["kind"] == "sink":
         every = [piece for some in pieces for piece in some]
         whole = sink_key(group["fingerprint"], keys) if keys is not None else ""
         done = int(partition.valid(home / "sink.json", whole, every) is not None)
-        return Progress(done, done, 1), None
+        return Progress(done, done, 1)
     if keys is None:
-        return Progress(0, 0, total), None
+        return Progress(0, 0, total)
     read = _valid(home / INSIDE[group["kind"]], keys, pieces)
     if group["kind"] == "map" or len(read) < total:
         done = len(read) if group["kind"] == "map" else 0
-        return Progress(len(read), done, total), list(read.values()) if done == total else None
+        return Progress(len(read), done, total, list(read.values()) if done == total else None)
     said = [storage.read_json(at.docs.with_suffix(".json")) for at in read.values()]
     judged = _valid(home, verdict_keys(barrier_key(group["fingerprint"], said), list(read.values())), [()] * total)
-    return Progress(total, len(judged), total), list(judged.values()) if len(judged) == total else None
+    return Progress(total, len(judged), total, list(judged.values()) if len(judged) == total else None)
 
 
 def _valid(folder: Path, keys: list[str], pieces: Sequence[tuple[Piece, ...]]) -> dict[int, AtRest]:

@@ -144,6 +144,14 @@ class Sink(_Step):
     rests: ClassVar[bool] = False
     """Whether documents rest before it, so that other settings of this sink cost nothing of what was done before."""
 
+    def asked(self) -> list[dict[str, Any]]:
+        """What it will settle of the documents (a mixture), as configured: a row a group; for people."""
+        return []
+
+    def foreseen(self, docs: list[Path]) -> dict[str, Any] | None:
+        """What `plan` would settle of these documents at rest; None where it would settle nothing. Raises `Refused`."""
+        return None
+
     @abstractmethod
     def scatter(self, docs: Iterator[pa.Table], out: Path) -> dict[str, Any]:
         """Write one partition's contribution as files named `out` + suffix; returns a small JSON-able record."""

@@ -129,6 +129,21 @@ class Shards(Sink):
         shares = self.mix.groups if self.mix else {}
         return [{"group": name, **share.model_dump(exclude_none=True)} for name, share in shares.items()]
 
+    def foreseen(self, docs: list[Path]) -> dict[str, Any] | None:
+        """What the mixture comes to, by columns of documents at rest (and their texts, if bytes give weights)."""
+        if not self.mix or not any(pq.read_metadata(path).num_rows for path in docs):
+            return None
+        columns = {"id", "n_tokens", *self.mix.needs, *(["text"] if self.mix.temperature else [])}
+        return copies.Seen(self.mix, (self._numbered(batch) for batch in _batches(docs, columns)), self.seed).settled()[
+            1
+        ]
+
+    def _numbered(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """With `key`, and `n_bytes` (0 where there is no text), as a run has them."""
+        sizes = pc.binary_length(batch["text"]) if "text" in batch.schema.names else pa.repeat(pa.scalar(0), len(batch))
+        keys = pa.array(self.keys(batch["id"].to_pylist()), pa.uint64())
+        return batch.append_column("key", keys).append_column("n_bytes", sizes)
+
     def plan(self, scattered: list[Path]) -> list[ShardTask]:
         """Raises `ValueError` where nothing is left to write, `Refused` where the mixture cannot be had."""
         tokens = np.zeros(runs.RANGES, np.int64)
@@ -156,15 +171,12 @@ class Shards(Sink):
 
         `told` becomes what was asked, is possible and comes out, or why it cannot be had.
         """
-        seen = copies.Seen(mix, scattered, self.seed)
-        try:
-            times, rows = seen.settle()
-        except mixture.Infeasible as error:
-            storage.write_json(told, {"mix": {"by": mix.by, "refused": str(error), "groups": seen.available()}})
-            raise Refused(str(error)) from None
-        storage.write_json(told, {"mix": {"by": mix.by, "tokens": sum(row["realised"] for row in rows),
-                                          "groups": rows}})  # fmt: skip
-        if not any(row["realised"] for row in rows):
+        seen = copies.Seen(mix, (run for out in scattered for run in runs.read(out)), self.seed)
+        times, found = seen.settled()
+        storage.write_json(told, {"mix": found})
+        if times is None:
+            raise Refused(found["refused"])
+        if not found["tokens"]:
             raise Refused("the mixture leaves no document to train on")
         tokens, first = np.zeros(runs.RANGES, np.int64), 0
         for out in scattered:
@@ -311,6 +323,14 @@ def _facts(batch: pa.Table) -> dict[str, str]:
 def _facts_of(run: pa.Table) -> dict[str, str]:
     """What a run was written with: the tokenizer's path, vocabulary and EOS."""
     return {key.decode(): value.decode() for key, value in run.schema.metadata.items()}
+
+
+def _batches(docs: list[Path], columns: set[str]) -> Iterator[pa.RecordBatch]:
+    """These columns of documents at rest, a row group at a time."""
+    for path in docs:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, sorted(columns), use_threads=False).combine_chunks().to_batches()[0]
 
 
 def _tokenizer(facts: dict[str, str], folder: Path) -> Path:

@@ -32,7 +32,8 @@ MAP = {
     "pipeline.corpus": {"pipeline.storage"},
     "pipeline.export": {"pipeline.corpus", "pipeline.storage"},
     "pipeline.browse": {
-        "pipeline.corpus", "pipeline.increments", "pipeline.ledger", "pipeline.receipts", "pipeline.storage",
+        "pipeline.corpus", "pipeline.increments", "pipeline.ledger", "pipeline.receipts", "pipeline.stage",
+        "pipeline.storage",
     },
     "pipeline.difference": set(),
     "pipeline.chart": set(),
@@ -79,7 +80,7 @@ MAP = {
     "pipeline.__main__": {
         "pipeline.bench", "pipeline.browse", "pipeline.config", "pipeline.console", "pipeline.corpus",
         "pipeline.difference", "pipeline.engine", "pipeline.increments", "pipeline.page", "pipeline.plan",
-        "pipeline.run", "pipeline.storage", "pipeline.train", "pipeline.train.cli",
+        "pipeline.run", "pipeline.stage", "pipeline.storage", "pipeline.train", "pipeline.train.cli",
     },
 }  # fmt: skip
 """What each module of the machine imports of this project. It never imports a stage by name."""

@@ -4,7 +4,7 @@ It follows from what the runs say of every document (some 100 bytes of it in mem
 copy has a place of its own in the order, far from the first. `kernels/mixture.py` has the arithmetic.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,16 @@ _UNKNOWN = -1  # the quality bucket of a document without a score
 
 
 class Seen:
-    """What the runs say of every document, as numbers, in the order of the runs."""
+    """What is said of every document, as numbers, in the order of the runs.
 
-    def __init__(self, mix: Mix, scattered: list[Path], seed: int) -> None:
+    `batches`: at least one, with `id`, `key`, `n_tokens`, `n_bytes` and the columns that the mixture reads.
+    """
+
+    def __init__(self, mix: Mix, batches: Iterable[pa.RecordBatch], seed: int) -> None:
         self._mix = mix
         codes: dict[str, int] = {}
         values: dict[str, str] = {}
-        told = [_numbers(run, mix, seed, codes, values) for out in scattered for run in runs.read(out)]
+        told = [_numbers(batch, mix, seed, codes, values) for batch in batches]
         keys, self.hashed, self._tokens, self._sizes, self._times, self._bucket, group = map(np.concatenate, zip(*told))
         self._train = keys < runs.HELD_OUT
         order = np.argsort(group, kind="stable")
@@ -48,6 +51,14 @@ class Seen:
     def available(self) -> list[dict[str, Any]]:
         """What there is of each group."""
         return [{"group": group.name, "documents": group.documents, "tokens": group.tokens} for group in self._groups()]
+
+    def settled(self) -> tuple[np.ndarray | None, dict[str, Any]]:
+        """How often each document comes up, None where what is asked cannot be had; and what people are told of it."""
+        try:
+            times, rows = self.settle()
+        except mixture.Infeasible as error:
+            return None, {"by": self._mix.by, "refused": str(error), "groups": self.available()}
+        return times, {"by": self._mix.by, "tokens": sum(row["realised"] for row in rows), "groups": rows}
 
     def settle(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
         """How often each document comes up (int16), and a row a group: asked, possible, realised. Raises `Infeasible`.
