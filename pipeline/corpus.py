@@ -65,6 +65,17 @@ def write_bin(path: Path, documents: Iterable[np.ndarray], dtype: str) -> int:
     return count
 
 
+def write_lists(path: Path, names: pa.ChunkedArray, documents: Iterable[np.ndarray], dtype: str) -> None:
+    """Write `id` (of `names`) and `input_ids` of each document as Parquet, some documents a row group."""
+    lists, documents, first = pa.list_(pa.from_numpy_dtype(dtype)), iter(documents), 0
+    schema = pa.schema([("id", pa.string()), ("input_ids", lists)])
+    with storage.atomic(path) as beside, pq.ParquetWriter(beside, schema, **storage.PARQUET) as writer:
+        while block := list(islice(documents, _TOGETHER)):  # a shard is never in memory whole
+            rows = [names.slice(first, len(block)).combine_chunks(), pa.array(block, lists)]
+            writer.write_table(pa.table(rows, schema))
+            first += len(block)
+
+
 def write_idx(path: Path, lengths: np.ndarray, dtype: str) -> None:
     """Megatron-LM's `.idx` for documents of these lengths (tokens): one sequence a document."""
     lengths = np.asarray(lengths, "<i4")

@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import json
 import sys
+import unicodedata
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -182,7 +183,10 @@ def _identity(named: NamedStep) -> list[object]:
     """Everything the output of a stage depends on, apart from its input."""
     step = named.step
     files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in step.files()]
-    return [named.name, step.model_dump(mode="json"), _code(type(step).__module__), files]
+    settings = json.dumps(
+        step.model_dump(mode="json"), ensure_ascii=False
+    )  # in their order: of patterns, the first wins
+    return [named.name, settings, _code(type(step).__module__), files]
 
 
 @functools.cache
@@ -227,8 +231,9 @@ def _source_file(module: str) -> Path | None:
 
 def _versions(libraries: set[str]) -> list[str]:
     owners = _distributions()
+    tables = [f"Unicode {unicodedata.unidata_version}"] if "unicodedata" in libraries else []  # Python's
     wanted = sorted(name for name in libraries - _NEUTRAL if name not in sys.stdlib_module_names and name in owners)
-    return [f"{owners[name][0]}=={metadata.version(owners[name][0])}" for name in wanted]
+    return tables + [f"{owners[name][0]}=={metadata.version(owners[name][0])}" for name in wanted]
 
 
 @functools.cache

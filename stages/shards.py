@@ -62,7 +62,7 @@ class Shards(Sink):
 
     format: Literal["memmap", "parquet"] = Field("memmap", description="memmap: .bin + .idx; parquet: input_ids lists.")
     val_fraction: float = Field(0.005, ge=0, le=0.5, description="Share of documents held out, by keyed hash.")
-    seed: int = Field(1, ge=0, description="Of the document order and of the held-out choice.")
+    seed: int = Field(1, ge=0, lt=1 << 64, description="Of the document order and of the held-out choice.")
     shard_tokens: int = Field(100_000_000, ge=1, le=2_000_000_000, description="Tokens a shard may hold.")
     mix: Mix | None = Field(None, description="How much of which documents; all of them once if omitted.")
     parent: Path | None = Field(None, description="The corpus that this one goes on from; an incremental run sets it.")
@@ -210,8 +210,7 @@ class Shards(Sink):
             corpus.write_bin(runs.named(out, ".bin"), ids, dtype)
             corpus.write_idx(runs.named(out, ".idx"), lengths, dtype)
         else:
-            lists = pa.array(list(ids), pa.list_(pa.from_numpy_dtype(dtype)))
-            storage.write_table(runs.named(out, ".parquet"), pa.table({"id": docs["id"], "input_ids": lists}))
+            corpus.write_lists(runs.named(out, ".parquet"), docs["id"], ids, dtype)
         shard = {"name": task.name, "split": task.split, "documents": len(docs), "tokens": int(lengths.sum()),
                  "text_bytes": int(docs["n_bytes"].to_numpy().sum())}  # fmt: skip
         return {"shard": shard, "tokenizer": facts, **told}

@@ -3,6 +3,7 @@
 import atexit
 import functools
 import json
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -259,8 +260,39 @@ def test_a_group_all_held_out_has_nothing_to_give(tmp_path: Path) -> None:
 
 def test_the_columns_it_reads_are_needed() -> None:
     assert sink({"by": ["lang"], "upsample": "dup_count", "quality": {}}).needs[-3:] == ("lang", "dup_count", "bucket")
+    for wrong in ({"rate": 51}, {"power": 51}):
+        with pytest.raises(ValidationError, match="less than or equal to 50"):
+            sink({"quality": wrong})
     with pytest.raises(ValidationError):
         sink({"tokens": float("inf")})
+
+
+def test_copies_that_stand_for_duplicates_count_for_the_temperature(tmp_path: Path) -> None:
+    """Each of the 100 en stands for 5, so comes up 3 or more times: evened out, both languages have as many bytes."""
+    docs = documents({"a": 200}, lang=pa.array(["en"] * 100 + ["sw"] * 100), dup_count=pa.array([4] * 100 + [0] * 100))
+    copies = int(upsampled(np.array([5]))[0])
+    for temperature, most in ((1, copies), (1e9, 1)):
+        mix = {"by": ["lang"], "temperature": temperature, "upsample": "dup_count"}
+        made = build(sink(mix), [[docs]], tmp_path / str(most))
+        told = {row["group"]: row for row in made.manifest["mix"]["groups"]}
+        assert told["en"]["tokens"] == 100 * LENGTH * copies
+        assert told["en"]["realised"] == pytest.approx(most * told["sw"]["realised"], rel=0.02)
+
+
+def test_the_temperature_goes_by_bytes(tmp_path: Path) -> None:
+    """sw has as many tokens as en in twice the bytes: evened out, it is repeated half as often."""
+    docs = documents({"a": 200}, lang=pa.array(["en"] * 100 + ["sw"] * 100))
+    texts = [text if at < 100 else text + "x" * (len(text)) for at, text in enumerate(docs["text"].to_pylist())]
+    docs = docs.set_column(docs.column_names.index("text"), "text", pa.array(texts))
+    made = build(sink({"by": ["lang"], "temperature": 1e9, "tokens": 1800}), [[docs]], tmp_path)
+    told = {row["group"]: row["realised"] for row in made.manifest["mix"]["groups"]}
+    assert told == {"en": pytest.approx(1200, rel=0.02), "sw": pytest.approx(600, rel=0.02)}
+
+
+def test_more_copies_than_can_be_counted_are_refused(tmp_path: Path) -> None:
+    mix = {"groups": {"a": {"epochs": 40_000, "max_epochs": 50_000}}}
+    with pytest.raises(Refused, match="a: a document would come up 40,000 times"):
+        build(sink(mix), [[documents({"a": 3})]], tmp_path)
 
 
 def test_no_mixture_no_trace(tmp_path: Path) -> None:
@@ -322,6 +354,18 @@ def test_a_run_balances_and_plan_explains(workshop: Workshop) -> None:
     workshop.run("show", "mixed", "--rejected", "mixture")
     assert "nothing to do" in workshop.run("run", "mixed.yaml")
     workshop.run("report", "mixed")
+
+
+def test_the_order_of_patterns_is_part_of_the_mixture(workshop: Workshop) -> None:
+    workshop.write("in/web_de.txt", "Ein Text.\n")
+    patterns = ["web*: {epochs: 1}", "'*de.txt': {epochs: 2}"]
+    folders = set()
+    for order in (patterns, patterns[::-1]):
+        groups = ", ".join(order)
+        recipe = RUN.replace(", tokens: TOKENS", "").replace('web*: {weight: 1}, "wiki.txt": {epochs: 3}', groups)
+        workshop.write("mixed.yaml", recipe)
+        folders |= set(re.findall(r"\d-shards-\w+", workshop.run("plan", "mixed.yaml")))
+    assert len(folders) == 2
 
 
 def test_another_mixture_of_a_run_that_was_moved_has_its_own_tokenizer(workshop: Workshop) -> None:

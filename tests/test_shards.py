@@ -91,9 +91,11 @@ def test_the_order_is_the_seeds(tmp_path: Path, tokenized: pa.Table) -> None:
     assert one != sorted(one)
 
 
-def test_parquet_shards(tmp_path: Path, tokenized: pa.Table) -> None:
+def test_parquet_shards(tmp_path: Path, tokenized: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "_TOGETHER", 7)
     made = build(Shards(format="parquet", val_fraction=0), [[tokenized]], tmp_path)
     table = pq.read_table(tmp_path / "part-00000.parquet")
+    assert pq.read_metadata(tmp_path / "part-00000.parquet").num_row_groups == -(-len(tokenized) // 7)
     assert table.schema.field("input_ids").type == pa.list_(pa.uint16())
     assert [ids.tolist() for _, ids in made.documents()] == table["input_ids"].to_pylist()
     assert corpus.verify(made) == []

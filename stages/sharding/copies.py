@@ -44,7 +44,7 @@ class Seen:
     def _groups(self) -> list[mixture.Group]:
         return [
             mixture.Group(name, len(rows), int((self._tokens[rows] * self._times[rows]).sum()),
-                          int(self._sizes[rows].sum()))
+                          int((self._sizes[rows].astype(np.int64) * self._times[rows]).sum()))
             for name, rows in self._rows.items()
         ]  # fmt: skip
 

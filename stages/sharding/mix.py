@@ -33,8 +33,8 @@ class Curve(BaseModel):
 
     column: str = Field("bucket", description="Integers from 0, the worst; null throughout a group: it has no curve.")
     buckets: int = Field(20, ge=1, le=1000, description="How many there are.")
-    power: float = Field(1.0, ge=0, description="p of x^p e^(rate x), x from 0 at the floor to 1 at the best.")
-    rate: float = Field(2.0, ge=0, description="How steeply it rises.")
+    power: float = Field(1.0, ge=0, le=50, description="p of x^p e^(rate x), x from 0 at the floor to 1 at the best.")
+    rate: float = Field(2.0, ge=0, le=50, description="How steeply it rises.")
     floor: float = Field(0.4, ge=0, lt=1, description="The share of buckets, from below, of which nothing is taken.")
 
 
