@@ -129,6 +129,8 @@ def _conclude(told: dict[str, Any], folder: Path, *, debug: bool) -> None:
         raise typer.Exit(2 if refused and not told["imbalances"] else 1)
     made = told["corpus"]
     if made:
+        if "mix" in made:
+            console.exhausted(made["mix"])
         print(f"{made['documents']:,} documents, {made['tokens']:,} tokens ({made['dtype']}), {made['shards']} shards")
     print(f"{folder}: done, {told['tasks_run']} tasks run" + ("" if told["tasks_run"] else ", nothing to do"))
 
@@ -153,7 +155,10 @@ def plan(recipe: Recipe = DEFAULT, settings: Settings = None, out: Out = None) -
     console.groups(browse.progress(outlined, folder, inputs=True), columns=True)
     end = planned.groups[-1].end
     if end and isinstance(end.step, Sink) and end.step.rests:
-        console.mixture(browse.mixture(outlined, folder, end.step), end.step.asked())
+        settled = browse.mixture(outlined, folder, end.step)
+        console.mixture(settled, end.step.asked())
+        if settled and "refused" in settled:
+            raise typer.Exit(2)
 
 
 @app.command()

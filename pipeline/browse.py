@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline import corpus, increments, ledger, receipts, storage
 from pipeline.stage import Sink
+
+_SPARE = 20
+"""Of the survivors that are looked at for each that is shown, since a mixture may leave many out."""
 
 
 class NotARun(ValueError):
@@ -86,12 +90,10 @@ def mixture(outline: dict[str, Any], folder: Path, sink: Sink) -> dict[str, Any]
 
     Raises `Refused` where their columns do not make groups.
     """
-    home = folder / outline["groups"][-1]["folder"]
-    for path in (home / corpus.MANIFEST, home / "scatter" / "mix.json"):
-        if (found := storage.read_json(path)) and "mix" in found:
-            return found["mix"]
-    rest = receipts.progress(outline, folder, inputs=True)[-2].rest
-    return sink.foreseen([at.docs for at in rest]) if rest else None
+    *_, before, last = receipts.progress(outline, folder, inputs=True)
+    if last.done:
+        return storage.read_json(folder / outline["groups"][-1]["folder"] / corpus.MANIFEST).get("mix")
+    return sink.foreseen([at.docs for at in before.rest]) if before.rest else None
 
 
 def increment_rows(folder: Path) -> list[dict[str, Any]]:
@@ -119,7 +121,8 @@ def documents(folder: Path, stage: str | None, rejected: str | None, count: int)
     if stage is not None and stage not in stages:
         raise NotARun(f"there is no stage '{stage}' in this run (there are: {', '.join(stages)})")
     if rejected is None:
-        return list(ledger.sample([path for home, found in reports for path in kept(home, found, stage)], None, count))
+        rows = [row for home, found in reports for row in _sampled(home, found, stage, count)]
+        return sorted(rows, key=lambda row: row["id"])[:count]
     paths = [
         path
         for home, found in reports
@@ -129,7 +132,10 @@ def documents(folder: Path, stage: str | None, rejected: str | None, count: int)
     ]
     rows = list(ledger.sample(paths, rejected, count))
     if not rows:
-        known = dict.fromkeys(name for _, found in reports for part in found["funnel"] for name in part["reasons"])
+        mine = {name for _, found in reports for group in found["groups"]
+                if stage is None or stage in group["stages"] for name in group["stages"]}  # fmt: skip
+        known = dict.fromkeys(name for _, found in reports for part in found["funnel"] if part["stage"] in mine
+                              for name in part["reasons"])  # fmt: skip
         raise NotARun(f"no document was dropped for '{rejected}' (reasons: {', '.join(known) or 'none'})")
     return rows
 
@@ -143,6 +149,26 @@ def kept(home: Path, found: dict[str, Any], stage: str | None = None) -> list[Pa
         if paths := receipts.survivors(home / group["folder"], said):
             return paths
     return []
+
+
+def _sampled(home: Path, found: dict[str, Any], stage: str | None, count: int) -> list[dict[str, Any]]:
+    """Some survivors; of all documents that reached a sink, enough are looked at to leave out those that it dropped."""
+    paths = kept(home, found, stage)
+    if stage is not None:
+        return list(ledger.sample(paths, None, count))
+    rows = list(ledger.sample(paths, None, _SPARE * count))
+    gone = left_in_sink(home, found, [row["id"] for row in rows])
+    return [row for row in rows if row["id"] not in gone][:count]
+
+
+def left_in_sink(home: Path, found: dict[str, Any], ids: list[str]) -> set[str]:
+    """Which of these documents the last stage dropped, if that is a sink (a mixture leaves some out)."""
+    last = found["groups"][-1]
+    paths = receipts.rejects(home / last["folder"], receipts.of_group(home, last, found["partitions"]))
+    if last["kind"] != "sink" or not paths:
+        return set()
+    rows = ds.dataset(paths, format="parquet").to_table(columns=["id"], filter=ds.field("id").isin(ids))
+    return set(rows["id"].to_pylist())
 
 
 def figures(row: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +194,7 @@ def _story(homes: list[Path], home: Path, row: dict[str, Any]) -> Story:
         lines.append(f"left at {row['stage']}: {row['reason']}{_judged(row)}")
     elif row["shard"] is not None:
         lines.append(f"is in the corpus: shard {row['shard']}, tokens {row['token_offset']} to "
-                     f"{row['token_offset'] + row['n_tokens']}")  # fmt: skip
+                     f"{row['token_offset'] + row['n_tokens']}{_again(home, row['id'])}")  # fmt: skip
     else:
         lines.append("was kept to the end")
     lines += [
@@ -182,6 +208,15 @@ def _story(homes: list[Path], home: Path, row: dict[str, Any]) -> Story:
         keeper, line = _kept(homes, home, row)
         lines.append(line)
     return Story(full, full.get("text") or "", lines, keeper)
+
+
+def _again(home: Path, id_: str) -> str:
+    """How much more often a mixture has a document in the corpus."""
+    docs = home / report(home)["groups"][-1]["folder"] / "docs.parquet"
+    if "copy" not in pq.read_schema(docs).names:
+        return ""
+    more = pq.read_table(docs, columns=["copy"], filters=ds.field("id") == id_).num_rows - 1
+    return f", and {more:,} more time{'s' * (more > 1)}" if more else ""
 
 
 def _kept(homes: list[Path], home: Path, row: dict[str, Any]) -> tuple[str | None, str]:

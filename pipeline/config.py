@@ -279,11 +279,18 @@ def _explain(error: ValidationError, where: str, prefix: str, model: type[BaseMo
         elif item["type"] == "missing":
             problem = "is missing"
         else:
-            message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            message = item["msg"].removeprefix("Value error, ")
             told = item["type"] == "value_error"
-            problem = message if told else f"should be {message}, not {_short(item['input'])}"
+            problem = message if told else f"should {_plainly(message)}, not {_short(item['input'])}"
         lines.append(f"{where}: {place}: {problem}" if place else f"{where}: {problem}")
     return lines
+
+
+def _plainly(message: str) -> str:
+    """What a value should do, by pydantic's sentence, in the words of YAML."""
+    message = re.sub(r"^\w+ should ", "", message)
+    message = re.sub(r"a valid (dictionary|mapping)( or instance of \w+)?", "a mapping of keys to values", message)
+    return re.sub(r"a valid (tuple|list|set)", "a list, as [a, b]", message)
 
 
 def _nested(model: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel]:

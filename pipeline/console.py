@@ -1,5 +1,6 @@
 """What a person sees: progress, the funnel, documents. The only file that knows rich."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-out = Console(highlight=False)
+_WIDE = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160  # a log has no width, figures are not cut
+out = Console(highlight=False, width=_WIDE)
 err = Console(stderr=True, highlight=False)
 LINE_EVERY = 10.0
 """Seconds between progress lines when the output is a log."""
@@ -153,13 +155,23 @@ def groups(rows: list[dict[str, Any]], *, columns: bool) -> None:
     out.print(table)
 
 
+def exhausted(mix: dict[str, Any]) -> None:
+    """The groups of which a finished mixture has less than was asked, as there was no more."""
+    short = sorted((row for row in mix["groups"] if row["exhausted"]), key=lambda row: row["realised"] - row["asked"])
+    for row in short[:_ALARMS]:
+        out.print(escape(f"mixture: {row['group']} is exhausted: {row['realised']:,} of {row['asked']:,} tokens, "
+                         f"{row['epochs']:,.6g} epochs"), soft_wrap=True)  # fmt: skip
+    if len(short) > _ALARMS:
+        out.print(f"mixture: {len(short) - _ALARMS} more groups are exhausted; all are in report.html")
+
+
 def mixture(found: dict[str, Any] | None, asked: list[dict[str, Any]]) -> None:
     """Tokens of each group: asked, possible and realised once its documents were seen; what is asked before that."""
     if found is None:
         out.print("mixture, as asked (what is possible is known when the documents are tokenized)")
         for row in asked:
-            wish = ", ".join(f"{name} {value:,g}" for name, value in row.items() if name != "group")
-            out.print(f"  {escape(str(row['group']))}: {wish}")
+            wish = ", ".join(f"{name} {_asked(value)}" for name, value in row.items() if name != "group")
+            out.print(escape(f"  {row['group']}: {wish}"), soft_wrap=True)
         return
     names = ("group", "documents", "tokens", "asked", "possible", "realised", "epochs")
     rows = [
@@ -170,9 +182,15 @@ def mixture(found: dict[str, Any] | None, asked: list[dict[str, Any]]) -> None:
     if rows:
         _table("mixture, in tokens", rows, "group")
     if "refused" in found:
-        out.print(escape(f"cannot be had: {found['refused']}"))
+        out.print(escape(f"cannot be had: {found['refused']}"), soft_wrap=True)
     else:
         out.print(f"{found['tokens']:,} tokens to train on")
+
+
+def _asked(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name} {_asked(one)}" for name, one in value.items()) + ")"
+    return f"{value:,.15g}" if isinstance(value, (int, float)) else str(value)
 
 
 def figures(found: dict[str, Any]) -> None:
@@ -190,9 +208,9 @@ def figures(found: dict[str, Any]) -> None:
 def _table(title: str, rows: list[dict[str, Any]], first: str) -> None:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for name in rows[0]:
-        table.add_column(name, justify="left" if name == first else "right")
+        table.add_column(name, justify="left" if name == first else "right", overflow="fold", no_wrap=name != first)
     for row in rows:
-        table.add_row(*("-" if value is None else str(value) for value in row.values()))
+        table.add_row(*("-" if value is None else escape(str(value)) for value in row.values()))
     out.print("", table)
 
 
@@ -216,4 +234,4 @@ def diff(places: list[list[tuple[str, str]]]) -> None:
 
 
 def _figure(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
@@ -18,6 +19,7 @@ from pipeline import browse, chart, corpus, receipts, storage
 PAGE = "report.html"
 _FILES = 16  # of documents, spread over the run, that samples are taken from
 _PER_REASON, _KEPT, _ROWS = 3, 6, 15
+_LOOKED_AT = 200  # of a file, for those that stayed
 _SNIPPET = 200  # characters of a sample
 _ALARMS = 5  # shown at once
 
@@ -96,6 +98,8 @@ def _body(folder: Path) -> Iterator[str]:
     yield from _tables(folder, found)
     for stage, summary in found["barriers"].items():
         yield from _barrier(stage, summary)
+    if mix := found["corpus"].get("mix"):
+        yield from _mixture(mix)
 
 
 def _overview(folder: Path) -> Iterator[str]:
@@ -208,7 +212,9 @@ def _kept(folder: Path, found: dict[str, Any]) -> Iterator[str]:
     rows: list[dict[str, Any]] = []
     paths = _spread(browse.kept(folder, found))
     for path in paths:
-        ids = sorted(pq.read_table(path, columns=["id"])["id"].to_pylist())[: -(-_KEPT // len(paths))]
+        ids = sorted(pq.read_table(path, columns=["id"])["id"].to_pylist())[:_LOOKED_AT]
+        gone = browse.left_in_sink(folder, found, ids)
+        ids = [id_ for id_ in ids if id_ not in gone][: -(-_KEPT // len(paths))]
         rows += _rows(path, ids) if ids else []
     if rows:
         yield "<h2>Kept, some samples</h2>"
@@ -219,11 +225,11 @@ def _tables(folder: Path, found: dict[str, Any]) -> Iterator[str]:
     """Documents by language as kept, and by source as they came and stayed."""
     last = folder / found["groups"][-1]["folder"] / "docs.parquet"
     if found["corpus"] and "lang" in pq.read_schema(last).names:
-        table = pq.read_table(last, columns=["lang", "n_tokens"])
-        groups = table.group_by("lang").aggregate([("n_tokens", "count"), ("n_tokens", "sum")])
+        table = _by_language(last)
+        groups = table.group_by("lang").aggregate([("first", "sum"), ("n_tokens", "sum")])
         groups = groups.sort_by([("n_tokens_sum", "descending"), ("lang", "ascending")]).slice(0, _ROWS)
         yield "<h2>Languages of what was kept</h2>"
-        cells = [[row["lang"], row["n_tokens_count"], row["n_tokens_sum"]] for row in groups.to_pylist()]
+        cells = [[row["lang"], row["first_sum"], row["n_tokens_sum"]] for row in groups.to_pylist()]
         yield from _table(["language", "documents", "tokens"], [list(map(_cell, row)) for row in cells])
     paths = [str(path) for path in sorted((folder / "ledger").glob("part-*.parquet"))]
     if found["state"] == "done" and paths:
@@ -238,6 +244,14 @@ def _tables(folder: Path, found: dict[str, Any]) -> Iterator[str]:
         )
 
 
+def _by_language(docs: Path) -> pa.Table:
+    """Language and tokens of each row, and `first`: 1, 0 for a document that a mixture repeats."""
+    repeated = ["copy"] if "copy" in pq.read_schema(docs).names else []
+    table = pq.read_table(docs, columns=["lang", "n_tokens", *repeated])
+    first = pc.equal(table["copy"], 0).cast(pa.int64()) if repeated else pa.repeat(pa.scalar(1), len(table))
+    return table.append_column("first", first)
+
+
 def _barrier(stage: str, found: dict[str, Any]) -> Iterator[str]:
     """What deduplication, or another barrier that tells as much, found."""
     yield f"<h2>{_e(stage)}: what it found</h2>"
@@ -249,7 +263,7 @@ def _barrier(stage: str, found: dict[str, Any]) -> Iterator[str]:
                  for row in groups[:_ROWS]]  # fmt: skip
         yield from _table(["group", "scored", "kept", "last kept"], cells, raw=1)
     if unused := found.get("rates_unused"):
-        yield f'<p class="bad">Rates of groups that no document with a score is of: {_e(", ".join(unused))}.</p>'
+        yield f'<p class="bad">Under <code>rates</code>, but without a scored document: {_e(", ".join(unused))}.</p>'
     left_out = {name: count for name, count in found.get("left_out", {}).items() if count}
     if left_out:
         yield f'<p class="bad">Left out by a limit: {_told(left_out)}.</p>'
@@ -274,6 +288,17 @@ def _barrier(stage: str, found: dict[str, Any]) -> Iterator[str]:
             others = ", ".join(cluster.get("members", []))
             note = f"{cluster['dup_count']:,} left for it" + (f", among them {others}" if others else "")
             yield _document(cluster, note, 300)
+
+
+def _mixture(mix: dict[str, Any]) -> Iterator[str]:
+    """Tokens asked, possible and realised, by group, the largest first."""
+    yield f"<h2>Mixture by {_e(', '.join(mix['by']))}, in tokens</h2>"
+    names = ("group", "documents", "tokens", "asked", "possible", "realised", "epochs")
+    rows = sorted(mix["groups"], key=lambda row: (-row["realised"], row["group"]))
+    cells = [[*(_cell(row[name]) for name in names), "exhausted" if row["exhausted"] else ""] for row in rows[:_ROWS]]
+    yield from _table([*names, ""], cells)
+    if len(rows) > _ROWS:
+        yield f'<p class="soft">and {len(rows) - _ROWS:,} more</p>'
 
 
 def _told(figures: dict[str, Any]) -> str:
@@ -347,7 +372,9 @@ def _spread(paths: list[Path]) -> list[Path]:
 
 
 def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:,}" if isinstance(value, (int, float)) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _e(text: str) -> str:

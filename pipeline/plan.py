@@ -8,6 +8,7 @@ threshold runs its own group and those below, and going back to the old value fi
 """
 
 import ast
+import difflib
 import functools
 import hashlib
 import importlib.util
@@ -127,7 +128,11 @@ def _check_columns(steps: tuple[NamedStep, ...]) -> None:
     for place, (name, step) in enumerate(steps):
         for column in step.needs:
             if column not in here:
-                raise ConfigError(f"stages[{place}].{name}: needs column '{column}', which no earlier stage adds")
+                near = difflib.get_close_matches(column, here, 1)
+                meant = f"; did you mean '{near[0]}'?" if near else ""
+                raise ConfigError(
+                    f"stages[{place}].{name}: needs column '{column}', which no earlier stage adds{meant}"
+                )
         for column in step.numbers:
             if not _is_number(types[column]):
                 raise ConfigError(

@@ -280,7 +280,7 @@ def _here(what: str, fn: Callable[..., Any], *args: Any) -> Any:
     except Exception as error:
         refused = isinstance(error, Refused)
         said = str(error) if refused else f"{type(error).__name__}: {error}"
-        message = " ".join(f"{what}: {said}".split())
+        message = " ".join(f"{what.partition(':')[0] if refused else what}: {said}".split())
         raise Failed([Failure(what, message, traceback.format_exc(), refused)]) from error
 
 

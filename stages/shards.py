@@ -125,9 +125,12 @@ class Shards(Sink):
         return order >> np.uint64(1) | np.where(held_out, runs.HELD_OUT, np.uint64(0))
 
     def asked(self) -> list[dict[str, Any]]:
-        """What the mixture asks for, a row a group, before any document has been seen."""
-        shares = self.mix.groups if self.mix else {}
-        return [{"group": name, **share.model_dump(exclude_none=True)} for name, share in shares.items()]
+        """What the mixture asks for, a row a group and one of all, before any document has been seen."""
+        if self.mix is None:
+            return []
+        shares = [{"group": name, **share.model_dump(exclude_none=True)} for name, share in self.mix.groups.items()]
+        whole = self.mix.model_dump(exclude_none=True, exclude={"groups", "by", "premiums"})
+        return [*shares, {"group": f"all together, by {', '.join(self.mix.by)}", **whole}]
 
     def foreseen(self, docs: list[Path]) -> dict[str, Any] | None:
         """What the mixture comes to, by columns of documents at rest (and their texts, if bytes give weights)."""
@@ -145,13 +148,13 @@ class Shards(Sink):
         return batch.append_column("key", keys).append_column("n_bytes", sizes)
 
     def plan(self, scattered: list[Path]) -> list[ShardTask]:
-        """Raises `ValueError` where nothing is left to write, `Refused` where the mixture cannot be had."""
+        """Raises `Refused` where nothing is left to write, or the mixture cannot be had."""
         tokens = np.zeros(runs.RANGES, np.int64)
         for out in scattered:
             for run in runs.read(out):
                 tokens += runs.by_range(run["key"].to_numpy(), run["n_tokens"].to_numpy())
         if not tokens.any() and self.parent is None:  # of a parent, nothing new is a corpus too
-            raise ValueError("no document is left to write; `show RUN --rejected REASON` shows where they went")
+            raise Refused("no document is left to write; the table above says where they went, `show` shows them")
         settled = ""
         if self.mix and tokens[: runs.RANGES // 2].any():
             settled = str(scattered[0].with_name("mix.json"))
@@ -250,7 +253,7 @@ class Shards(Sink):
         storage.write_json(folder / corpus.MANIFEST, manifest)
         return {"files": [*names, corpus.MANIFEST, *mixed.get("files", [])], "shards": len(shards),
                 "dtype": _dtype(facts), **totals, "vocab_size": manifest["vocab_size"],
-                **({"counts": [mixed["counts"]]} if mixed else {})}  # fmt: skip
+                **({"counts": [mixed["counts"]], **mixed["told"]} if mixed else {})}  # fmt: skip
 
     def _put_in_place(
         self, gathered: list[Path], shards: list[dict[str, Any]], facts: dict[str, str], folder: Path

@@ -199,7 +199,7 @@ def test_more_of_the_better(tmp_path: Path) -> None:
     assert len(made.docs) - len(english) == 100, "no score, no curve"
     with pytest.raises(Refused, match=r"en is exhausted: 10,000 tokens .* at most 2 epochs of it are 8,000"):
         build(sink({**mix, "groups": {"en": {"tokens": 10_000}, "*": {"epochs": 1}}}), [[docs]], tmp_path / "more")
-    with pytest.raises(Refused, match=r"a: 'bucket' is not from 0 to 3 .* or missing for 100 of 500"):
+    with pytest.raises(Refused, match="a: 100 of 500 documents have no 'bucket'"):
         build(sink({"quality": mix["quality"]}), [[docs]], tmp_path / "some")
 
 
@@ -267,6 +267,21 @@ def test_the_columns_it_reads_are_needed() -> None:
         sink({"tokens": float("inf")})
 
 
+def test_buckets_counted_otherwise_than_the_curve_says_are_refused(tmp_path: Path) -> None:
+    docs = documents({"a": 400}, bucket=pa.array([at % 10 for at in range(400)], pa.int8()))
+    with pytest.raises(Refused, match=r"'bucket' goes up to 9 only: quality\.buckets has to be .* not 20"):
+        build(sink({"quality": {}}), [[docs]], tmp_path / "fewer")
+    with pytest.raises(Refused, match=r"a: 'bucket' goes up to 9, so quality\.buckets, 5, is too low"):
+        build(sink({"quality": {"buckets": 5}}), [[docs]], tmp_path / "more")
+    build(sink({"quality": {"buckets": 10}}), [[docs]], tmp_path / "right")
+
+
+@pytest.mark.parametrize("mix", [{"groups": {"a": {"epochs": 5}}}, {"groups": {"a": {"epochs": 3, "max_epochs": 2}}}])
+def test_more_epochs_than_the_most_are_a_mistake_before_anything_runs(mix: dict) -> None:
+    with pytest.raises(ValidationError, match=r"a asks for . epochs, but max_epochs is"):
+        sink(mix)
+
+
 def test_copies_that_stand_for_duplicates_count_for_the_temperature(tmp_path: Path) -> None:
     """Each of the 100 en stands for 5, so comes up 3 or more times: evened out, both languages have as many bytes."""
     docs = documents({"a": 200}, lang=pa.array(["en"] * 100 + ["sw"] * 100), dup_count=pa.array([4] * 100 + [0] * 100))
@@ -322,7 +337,8 @@ def test_a_run_balances_and_plan_explains(workshop: Workshop) -> None:
     workshop.write("mixed.yaml", RUN.replace("TOKENS", "10000000"))
     assert "web*: weight 1" in workshop.run("plan", "mixed.yaml")
     assert "every group with a weight is exhausted, web* (" in workshop.run("run", "mixed.yaml", code=2)
-    assert "cannot be had: the mixture cannot come to 10,000,000 tokens" in workshop.run("plan", "mixed.yaml")
+    refused = workshop.run("plan", "mixed.yaml", code=2)
+    assert "cannot be had: the mixture cannot come to 10,000,000 tokens" in refused
     asked = 6000
     workshop.write("mixed.yaml", RUN.replace("TOKENS", str(asked)))
     foreseen = workshop.run("plan", "mixed.yaml")
@@ -353,7 +369,46 @@ def test_a_run_balances_and_plan_explains(workshop: Workshop) -> None:
     assert "A line of web" in explained, "its text is where it was last"
     workshop.run("show", "mixed", "--rejected", "mixture")
     assert "nothing to do" in workshop.run("run", "mixed.yaml")
+    for number in (1, 6, 300):
+        shown = set(re.findall(r"─ ([0-9a-f]{32})", workshop.run("show", "mixed", "-n", str(number))))
+        assert len(shown) == number
+        assert shown <= {row["id"] for row in ledger if row["stage"] is None}, "what was left out did not survive"
+    thrice = next(row["id"] for row in ledger if row["source"] == "wiki.txt" and row["stage"] is None
+                  and row["id"] in copies_of(home, 3))  # fmt: skip
+    assert ", and 2 more times" in workshop.run("explain", "mixed", thrice)
     workshop.run("report", "mixed")
+    page = (workshop.folder / "runs/mixed/report.html").read_text()
+    assert "Mixture by source, in tokens" in page
+    assert f">{told['web*']['realised']:,}<" in page
+    workshop.write("in/web3.txt", "One more line.\n")
+    assert "as asked" in workshop.run("plan", "mixed.yaml"), "the mixture that is there is of other documents"
+
+
+def copies_of(home: Path, times: int) -> set[str]:
+    counts = Counter(pq.read_table(home / "docs.parquet")["id"].to_pylist())
+    return {id_ for id_, number in counts.items() if number == times}
+
+
+def test_groups_that_are_exhausted_are_said_in_the_end(workshop: Workshop) -> None:
+    for name, lines in (("web1.txt", 300), ("wiki.txt", 20)):
+        workshop.write(f"in/{name}", "".join(f"Line {number} of {name}.\n" for number in range(lines)))
+    recipe = RUN.replace("{epochs: 3}", "{weight: 1}").replace("TOKENS", "3000")
+    workshop.write("mixed.yaml", recipe)
+    said = workshop.run("run", "mixed.yaml")
+    (home,) = (workshop.folder / "runs/mixed").glob("*-shards-*")
+    told = {row["group"]: row for row in json.loads((home / "manifest.json").read_text())["mix"]["groups"]}
+    assert told["wiki.txt"]["exhausted"]
+    assert f"mixture: wiki.txt is exhausted: {told['wiki.txt']['realised']:,} of 1,500 tokens, 4 epochs" in said
+    assert "web* is exhausted" not in said
+
+
+def test_what_is_asked_is_told_whole_before_a_run(workshop: Workshop) -> None:
+    workshop.write("in/web.txt", "One line.\n")
+    mix = "{by: [source], tokens: 1234567, temperature: 3.3, quality: {column: n_tokens, rate: 3}}"
+    recipe = RUN[: RUN.index("      mix:")] + f"      mix: {mix}\n"
+    workshop.write("mixed.yaml", recipe)
+    said = workshop.run("plan", "mixed.yaml")
+    assert "all together, by source: tokens 1,234,567, max_epochs 4, temperature 3.3, quality (column n_tok" in said
 
 
 def test_the_order_of_patterns_is_part_of_the_mixture(workshop: Workshop) -> None:

@@ -265,7 +265,7 @@ def test_every_record_is_in_the_ledger_with_figure_and_threshold(shop: Workshop)
 
 
 def test_nothing_left_to_write_is_said(shop: Workshop) -> None:
-    assert "no document is left to write" in shop.run("run", "c.yaml", "--set", "long.limit=1", code=1)
+    assert "no document is left to write" in shop.run("run", "c.yaml", "--set", "long.limit=1", code=2)
 
 
 def test_a_run_without_a_sink_ends_in_documents(shop: Workshop) -> None:

@@ -19,6 +19,7 @@ from stages.kernels import mixture
 from stages.sharding import runs
 from stages.sharding.mix import Mix
 
+_MANY = 10  # documents for each bucket, of which one must be in the best
 _UNKNOWN = -1  # the quality bucket of a document without a score
 
 
@@ -65,6 +66,7 @@ class Seen:
 
         Held-out documents come up once and belong to no group.
         """
+        self._check_buckets()
         groups = self._groups()
         requests, limits = self._limited(self._mix.requests(groups))
         copies, told = np.where(self._train, 0, 1).astype(np.int16), []
@@ -108,17 +110,27 @@ class Seen:
         assert self._mix.quality
         return mixture.heights(**self._mix.quality.model_dump(exclude={"column"}))
 
+    def _check_buckets(self) -> None:
+        """Raises `Infeasible` where buckets were counted otherwise than the curve says: of many, none is the best."""
+        curve, scored = self._mix.quality, self._bucket[self._train & (self._bucket != _UNKNOWN)]
+        if curve and len(scored) >= _MANY * curve.buckets and (best := int(scored.max())) < curve.buckets - 1:
+            raise mixture.Infeasible(
+                f"'{curve.column}' goes up to {best} only: quality.buckets has to be what it was made with, "
+                f"not {curve.buckets}"
+            )
+
     def _by_bucket(self, name: str) -> np.ndarray | None:
         """Tokens in each quality bucket of a group; None where no curve applies."""
         curve, rows = self._mix.quality, self._rows[name]
         bucket = self._bucket[rows]
         if curve is None or (bucket == _UNKNOWN).all():
             return None
-        if ((bucket < 0) | (bucket >= curve.buckets)).any():
+        if (bucket >= curve.buckets).any():
             raise mixture.Infeasible(
-                f"{name}: '{curve.column}' is not from 0 to {curve.buckets - 1} for all of its documents, or missing "
-                f"for {int((bucket == _UNKNOWN).sum()):,} of {len(rows):,}"
+                f"{name}: '{curve.column}' goes up to {bucket.max()}, so quality.buckets, {curve.buckets}, is too low"
             )
+        if missing := int((bucket < 0).sum()):
+            raise mixture.Infeasible(f"{name}: {missing:,} of {len(rows):,} documents have no '{curve.column}'")
         return np.bincount(bucket, self._tokens[rows] * self._times[rows], curve.buckets)
 
     def _rates(self, row: mixture.Realised, limit: float) -> np.ndarray:

@@ -76,6 +76,14 @@ class Mix(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _epochs_can_be_had(self) -> "Mix":
+        for name, share in self.groups.items():
+            most = self.max_epochs if share.max_epochs is None else share.max_epochs
+            if share.epochs is not None and share.epochs > most:
+                raise ValueError(f"{name} asks for {share.epochs:g} epochs, but max_epochs is {most:g}")
+        return self
+
     @property
     def needs(self) -> tuple[str, ...]:
         """The columns it reads."""
