@@ -118,15 +118,18 @@ def funnel(report: dict[str, Any]) -> None:
 
 
 def alarms(found: list[dict[str, Any]]) -> None:
-    """Sources or domains that lost more than they should, where nobody can overlook them: the worst few, and how many
-    more the report has."""
+    """Sources or domains that lost more than they should, and what else a barrier says, where nobody can overlook it:
+    the worst few, and how many more the report has."""
     for alarm in found[:_ALARMS]:
-        err.print(
-            f"[bold white on red] ALARM [/bold white on red] {alarm['stage']}: {alarm['kind']} "
-            f"[bold]{escape(str(alarm['name']))}[/bold] lost {alarm['share']:.0%} of its documents "
-            f"({alarm['in']:,} in, {alarm['out']:,} out)",
-            soft_wrap=True,
+        said = (
+            escape(alarm["said"])
+            if "said" in alarm
+            else (
+                f"{alarm['kind']} [bold]{escape(str(alarm['name']))}[/bold] lost {alarm['share']:.0%} of its documents "
+                f"({alarm['in']:,} in, {alarm['out']:,} out)"
+            )
         )
+        err.print(f"[bold white on red] ALARM [/bold white on red] {alarm['stage']}: {said}", soft_wrap=True)
     if len(found) > _ALARMS:
         err.print(f"[bold white on red] ALARM [/bold white on red] and {len(found) - _ALARMS} more, in report.html")
 

@@ -150,6 +150,8 @@ def _alarms(found: list[dict[str, Any]]) -> Iterator[str]:
 
 def _alarm(alarm: dict[str, Any]) -> str:
     where = f" in increment {_e(alarm['increment'])}" if "increment" in alarm else ""
+    if "said" in alarm:
+        return f'<p class="alarm"><b>Alarm.</b> {_e(alarm["stage"])}{where}: {_e(alarm["said"])}.</p>'
     return (f'<p class="alarm"><b>Alarm.</b> {_e(alarm["kind"])} <b>{_e(str(alarm["name"]))}</b> lost '
             f'{alarm["share"]:.0%} of its documents at {_e(alarm["stage"])}{where} ({alarm["in"]:,} in, '
             f'{alarm["out"]:,} out).</p>')  # fmt: skip
@@ -262,8 +264,6 @@ def _barrier(stage: str, found: dict[str, Any]) -> Iterator[str]:
         cells = [[_e(str(row["group"])), *(_cell(row[name]) for name in ("scored", "kept", "threshold"))]
                  for row in groups[:_ROWS]]  # fmt: skip
         yield from _table(["group", "scored", "kept", "last kept"], cells, raw=1)
-    if unused := found.get("rates_unused"):
-        yield f'<p class="bad">Under <code>rates</code>, but without a scored document: {_e(", ".join(unused))}.</p>'
     left_out = {name: count for name, count in found.get("left_out", {}).items() if count}
     if left_out:
         yield f'<p class="bad">Left out by a limit: {_told(left_out)}.</p>'

@@ -62,8 +62,9 @@ class Classify(Stage):
     """Score documents with one or more fastText classifiers, each for the languages it knows.
 
     Columns: one for every name in `models` (or its `column`, which models of different languages may share), float32:
-    the model's probability of its label, as the library's `predict` gives it; null for a document of another language.
-    Reason: `low_<column>`, for a score below `min`.
+    the model's probability of its label, as the library's `predict` gives it; null for a document of another language,
+    and for one without a word or n-gram that the model knows (an empty one, say), where `predict` has but its prior.
+    Reason: `low_<column>`, for a score below `min`; a null is not below it.
     """
 
     models: dict[Name, Scoring] = Field(

@@ -72,9 +72,47 @@ def test_a_score_is_what_the_library_says(toy: Path, name: str, label: str) -> N
     assert column.type == pa.float32()
     model = library.FastText._FastText(str(path))
     for text, score in zip(texts, column.to_pylist(), strict=True):
-        found = model.f.predict(text.replace("\n", " ") + "\n", 200, 0.0, "strict")
+        line = text.replace("\n", " ")
+        found = model.f.predict(line + "\n", 200, 0.0, "strict")
         wanted = next((chance for chance, one in found if one == f"__label__{label}"), 0.0 if found else None)
-        assert score == pytest.approx(wanted, abs=1e-6), text[:80]
+        assert score == pytest.approx(wanted if is_known(model, line) else None, abs=1e-6), text[:80]
+
+
+def is_known(model: library.FastText._FastText, line: str) -> bool:
+    """Whether the library looks up anything but the end of the line, whose vector would be that of the whole."""
+    end = model.get_input_vector(model.get_word_id("</s>"))
+    return not np.array_equal(model.get_sentence_vector(line), end)
+
+
+UNKNOWN = ["", None, " \n\t", "\u200b\u200d", "\ufeff", "</s>", "Зима пришла", "a" * 5000, "asdf qwer zxcv"]
+
+
+def test_a_text_of_which_the_model_knows_nothing_has_no_score() -> None:
+    """Its prior would be a score above that of most pages; and what has no score is not below a limit."""
+    texts = [*UNKNOWN, "the law of the land", "[0] [0] | login | cart"]
+    stage = Classify(models={"good": {"builtin": "en", "language": [], "min": 0.9}})
+    after = stage.apply(documents(texts))
+    scores = after["good"].to_pylist()
+    folded = after["good"].is_null().to_pylist()
+    assert folded == [text not in ("</s>", *texts[-2:]) for text in texts], "folded, </s> is the letter s"
+    assert scores[-2] > 0.9 > scores[-1]
+    assert after["drop"].to_pylist() == [None if score is None or score >= 0.9 else "low_good" for score in scores]
+    assert after["drop"].null_count == len(texts) - 2
+    assert stage.apply(documents(texts[:3]))["good"].null_count == 3
+    scorer = classifiers.load_with(stage.files()[0], "keep", classifiers.Preparation())
+    assert np.isnan(classifiers.score(*text_buffers(pa.array(UNKNOWN)), scorer)).all(), "not folded, it ends the line"
+
+
+def test_no_documents_and_none_of_the_language_have_no_scores(toy: Path) -> None:
+    both = {name: {"path": toy / "toy.bin", "label": name, "language": [name], "column": "c"} for name in ("en", "zh")}
+    everyone = {"path": toy / "small.ftz", "label": "digits", "min": 0.5}
+    docs = documents(["a text", "1 2 3", "一些"], ["fr", None, "de"])
+    for models in (both, both | {"all": everyone}, {"all": everyone}):
+        stage = Classify(models=models)
+        after = stage.apply(docs.slice(0, 0))
+        assert len(after) == 0
+        assert {name: after.schema.field(name).type for name in stage.columns()} == stage.columns()
+    assert Classify(models=both).apply(docs)["c"].null_count == 3
 
 
 def test_several_models_each_for_its_languages(toy: Path) -> None:
@@ -149,6 +187,10 @@ def test_the_shipped_pair_prefers_prose() -> None:
         ({"A b": {"builtin": "en"}}, "pattern"),
         ({"text": {"builtin": "en"}}, "column of every document"),
         ({"a": {"builtin": "en", "column": "c"}, "b": {"builtin": "en", "column": "c"}}, "share the column"),
+        (
+            {"a": {"builtin": "en", "column": "c", "language": []}, "b": {"builtin": "zh", "column": "c"}},
+            "of their own",
+        ),
         ({}, "at least 1"),
     ],
 )
@@ -310,6 +352,9 @@ def test_groups_of_one_document_and_rates_of_none(tmp_path: Path) -> None:
     }
     assert summary["kept"] == stay.sum() == 10
     assert summary["rates_unused"] == ["", "zn"]
+    assert [alarm["said"] for alarm in summary["alarms"]] == [
+        "`rates` names '', 'zn', which no document with a quality_score is of"
+    ]
     with pytest.raises(ValidationError, match="`rates` are of the values of `by`, which is null"):
         Keep(by=None, rates={"en": 0.1})
 
@@ -323,6 +368,88 @@ def test_documents_without_a_score_stay_or_go(tmp_path: Path) -> None:
     verdicts = kept(docs, tmp_path / "b", rate=0.5, nulls="drop")
     assert [reason == "no_score" for reason in verdicts["drop"].to_pylist()] == np.isnan(scores).tolist()
     assert kept(docs.slice(0, 0), tmp_path / "c").num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("missing", "nulls", "said"),
+    [
+        (200, "keep", "no document has a quality_score, so nothing was cut"),
+        (200, "drop", "no document has a quality_score, so nothing was cut"),
+        (21, "keep", "21 of 200 documents have no quality_score and stay, `nulls: drop` drops them"),
+        (20, "keep", None),
+        (199, "drop", None),
+    ],
+)
+def test_a_cut_that_cannot_do_what_is_asked_raises_an_alarm(
+    tmp_path: Path, missing: int, nulls: str, said: str | None
+) -> None:
+    scores = np.arange(200, dtype=np.float32)
+    scores[:missing] = np.nan
+    kept(scored(scores), tmp_path, rate=0.1, nulls=nulls)
+    alarms = json.loads((tmp_path / "verdicts/summary.json").read_text())["alarms"]
+    assert [alarm["said"] for alarm in alarms] == ([said] if said else [])
+
+
+def colliding() -> list[str]:
+    """Eight ids in the order of their hashes' lower halves (and, there alike, of the upper ones), two of them alike."""
+    seen: dict[int, str] = {}
+    for name in names(300_000):
+        lower = xxhash.xxh3_64_intdigest(name.encode()) & 0xFFFFFFFF
+        if lower in seen:
+            break
+        seen[lower] = name
+    twins = sorted([seen[lower], name], key=lambda one: xxhash.xxh3_64_intdigest(one.encode()))
+    below, above = sorted(one for one in seen if one < lower)[:3], sorted(one for one in seen if one > lower)[:3]
+    return [*(seen[one] for one in below), *twins, *(seen[one] for one in above)]
+
+
+@pytest.mark.parametrize("cuts", [(), (4,), (1, 4, 7)])
+def test_the_rate_is_met_between_two_whose_hashes_begin_alike(tmp_path: Path, cuts: tuple[int, ...]) -> None:
+    """Half the hash stands in the number that is cut at; two of 90,000 have the same half."""
+    ids = colliding()
+    for at, chosen in enumerate(([*range(8)], [3, 7, 0, 4, 1, 2, 6, 5])):
+        docs = pa.table({"id": [ids[i] for i in chosen], "x": [0.5] * 8})
+        verdicts = kept(docs, tmp_path / str(at), cuts, column="x", by=None, rate=0.5, buckets=2)
+        assert verdicts["bucket"].to_pylist() == [int(i >= 4) for i in chosen]
+        assert verdicts["drop"].to_pylist() == ["tied" if i < 4 else None for i in chosen]
+        summary = json.loads((tmp_path / str(at) / "verdicts/summary.json").read_text())
+        assert (summary["kept"], summary["rate"], summary["groups"][0]["kept"]) == (4, 0.5, 4)
+
+
+def test_the_summary_counts_what_is_kept(tmp_path: Path) -> None:
+    """Also where ids, against the rules, are the same, so that no cut can be made between them."""
+    docs = pa.table({"id": ["a"] * 6, "x": [1.0, 1, 1, 1, 0, 2], "lang": ["en"] * 6})
+    verdicts = kept(docs, tmp_path, (2, 5), column="x", rate=0.5)
+    assert stays(verdicts).tolist() == [True, True, True, True, False, True]
+    summary = json.loads((tmp_path / "verdicts/summary.json").read_text())
+    assert (summary["kept"], summary["groups"][0]["kept"], summary["rate"]) == (5, 5, 5 / 6)
+
+
+def test_who_leaves_by_the_hash_is_called_tied(tmp_path: Path) -> None:
+    scores = np.repeat([0.0, 0.5, 1.0], 100).astype(np.float32)
+    for name, config in (("below_rate", {}), ("above_rate", {"lowest": True})):
+        verdicts = kept(scored(scores), tmp_path / name, (120,), rate=0.5, **config)
+        assert Counter(verdicts["drop"].to_pylist()) == {None: 150, name: 100, "tied": 50}
+        tied = verdicts.filter(pa.array([reason == "tied" for reason in verdicts["drop"].to_pylist()]))
+        assert set(tied["drop_value"].to_pylist()) == set(tied["drop_limit"].to_pylist()) == {0.5}
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_float32_tie(tmp_path: Path) -> None:
+    """Integers above 2^53, which no float64 has, and figures above 3.4e38, which are infinite."""
+    ids = names(4)
+    for column, values, wanted in (
+        ("int64", [2**62, 2**53 + 1, -(2**62), 3], [True, True, False, False]),
+        ("uint64", [2**64 - 1, 2**63, 1, 0], [True, True, False, False]),
+        ("float64", [1e300, 1e39, -1e300, 3e38], [True, True, False, False]),
+    ):
+        docs = pa.table({"id": ids, "x": pa.array(values, column)})
+        verdicts = kept(docs, tmp_path / column, (1,), column="x", by=None, rate=0.5)
+        assert stays(verdicts).tolist() == wanted, column
+    for column, pair in (("int64", [2**24, 2**24 + 1]), ("float64", [1e39, 1e300])):
+        docs = pa.table({"id": ids[:2], "x": pa.array(pair, column)})
+        verdicts = kept(docs, tmp_path / f"tied {column}", column="x", by=None, rate=0.5)
+        assert verdicts["drop"].drop_null().to_pylist() == ["tied"]
 
 
 def test_the_order_of_numbers_is_that_of_scores() -> None:

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import re
+import struct
+from collections import Counter
 from pathlib import Path
 
 import fasttext as library
@@ -165,6 +168,30 @@ def test_a_text_of_no_known_words_has_no_label(folder: Path) -> None:
     assert ours(reader.read(path), ["unknown", "", "bad"], 1)[:2] == [[], []]
 
 
+@pytest.mark.parametrize("name", ["softmax.bin", "tree.bin", "one-vs-all.bin", "pruned.ftz", "pruned-to-words.ftz"])
+def test_rows_that_are_looked_up_are_counted_without_the_end_of_the_line(folder: Path, name: str) -> None:
+    stem, _, kind = name.partition(".")
+    path = trained(folder, stem) if kind == "bin" else quantised(folder, stem)
+    library_model, texts = opened(path), [*real_texts()[:30], "", " ", "qqq", "all qqq", "</s> all", "all </s> human"]
+    *answer, counts = fasttext.predict_and_count(*buffers(texts), reader.read(path).model, 2)
+    assert all(
+        np.array_equal(a, b) for a, b in zip(answer, fasttext.predict(*buffers(texts), reader.read(path).model, 2))
+    )
+    for text, count in zip(texts, counts.tolist(), strict=True):
+        words = re.split("[ \n\t\v\f\r\0]+", text.partition("</s>")[0])
+        assert count == sum(len(library_model.get_subwords(word)[1]) for word in words if word), text[:80]
+
+
+def test_of_pairs_of_unknown_words_a_pruned_model_may_know_none(folder: Path) -> None:
+    model = reader.read(trained(folder, "pairs")).model._replace(maxn=0)
+    texts = ["", "qqq", "qqq rrr", "qqq rrr sss", "all qqq"]
+    assert fasttext.predict_and_count(*buffers(texts), model, 1)[2].tolist() == [0, 1, 2, 3, 3]
+    model = model._replace(kept=np.zeros(-(-model.bucket // 64), np.uint64), before=np.zeros(47, np.int32))
+    model.kept.setflags(write=False)
+    model.before.setflags(write=False)
+    assert fasttext.predict_and_count(*buffers(texts), model, 1)[2].tolist() == [0, 0, 0, 0, 1]
+
+
 def test_an_answer_does_not_depend_on_the_other_rows() -> None:
     texts = real_texts()
     classifier = reader.read(LID)
@@ -201,6 +228,110 @@ def test_a_file_cut_short_anywhere_is_refused(folder: Path, name: str) -> None:
         path.write_bytes(raw[:size])
         with pytest.raises(ValueError, match=r"cut\.(bin|ftz) is "):
             reader.read(path)
+
+
+HEADER = {"dim": 8, "word_ngrams": 28, "bucket": 40, "minn": 44, "maxn": 48, "size": 64, "words": 68, "labels": 72}
+"""Where these are in the file, of 4 bytes each."""
+
+
+def figures(raw: bytes) -> dict[str, tuple[int, str]]:
+    """Where every figure of the file is that says how large something is, and its `struct` format."""
+    found = {name: (place, "<i") for name, place in HEADER.items()} | {"pruned": (84, "<q")}
+    dim, labels, pruned = (struct.unpack_from(form, raw, at)[0] for form, at in (("<i", 8), ("<i", 72), ("<q", 84)))
+    place = raw.index(b"\0", raw.rfind(b"__label__")) + 10 + 8 * max(pruned, 0)
+    is_quantised = raw[place]
+    place += 1 + is_quantised
+    found |= {"table rows": (place, "<q"), "table columns": (place + 8, "<q")}
+    if is_quantised:
+        (size,) = struct.unpack_from("<i", raw, place + 16)
+        at, after = place + 20 + size, struct.unpack_from("<q", raw, place)[0] + 4 * 256 * dim + 16
+        found["codes"] = place + 16, "<i"
+        found |= {f"centroids {number}": (at + 4 * number, "<i") for number in range(4)}
+        found |= {f"centroids of norms {number}": (at + after + 4 * number, "<i") for number in range(4)}
+    place = len(raw) - 4 * labels * dim - 16
+    return found | {"output rows": (place, "<q"), "output columns": (place + 8, "<q")}
+
+
+POSSIBLE = {
+    ("bucket", "ftz"): {2_000_000_000},  # of which the same are kept
+    ("pruned", "bin"): {0},  # none is kept
+    ("centroids of norms 2", "ftz"): {2, 2_000_000_000},  # no part is so wide, the last may be narrower
+}
+
+
+@pytest.mark.parametrize("name", ["pairs.bin", "pruned-norms.ftz"])
+def test_an_impossible_figure_is_refused(folder: Path, name: str) -> None:
+    stem, _, kind = name.partition(".")
+    raw = (trained(folder, stem) if kind == "bin" else quantised(folder, stem)).read_bytes()
+    path = folder / f"figure.{kind}"
+    for figure, (place, form) in figures(raw).items():
+        (was,) = struct.unpack_from(form, raw, place)
+        may_be = {0, was + 1} if figure in ("bucket", "word_ngrams", "minn", "maxn") else set()
+        for value in (
+            {-2_000_000_000, -2, 0, was + 1, 2_000_000_000} - {was} - may_be - POSSIBLE.get((figure, kind), set())
+        ):
+            path.write_bytes(raw[:place] + struct.pack(form, value) + raw[place + struct.calcsize(form) :])
+            assert read_unless_refused(path) is None, (figure, was, value)
+
+
+def test_figures_that_fit_each_other_but_no_model_are_refused(folder: Path) -> None:
+    raw = quantised(folder, "pruned-norms").read_bytes()
+    path, place = folder / "fits.ftz", figures(raw)["table rows"][0] - 2
+    (pruned,) = struct.unpack_from("<q", raw, 84)
+    path.write_bytes(raw[: place - 8] + raw[place - 16 : place - 12] + raw[place - 4 :])
+    with pytest.raises(ValueError, match="a bucket is kept twice"):
+        reader.read(path)
+    kind = place - 8 * pruned - 1
+    path.write_bytes(raw[:kind] + b"\0" + raw[kind + 1 :])
+    with pytest.raises(ValueError, match="words and labels are mixed"):
+        reader.read(path)
+    raw = trained(folder, "pairs").read_bytes()
+    (rows,), place = struct.unpack_from("<q", raw, figures(raw)["table rows"][0]), figures(raw)["table rows"][0]
+    flat = struct.pack("<qq?qq", rows, 0, False, struct.unpack_from("<i", raw, 72)[0], 0)
+    path.write_bytes(raw[:8] + struct.pack("<i", 0) + raw[12:place] + flat)
+    with pytest.raises(ValueError, match="vectors of 0 dimensions"):
+        reader.read(path)
+
+
+@pytest.mark.parametrize("name", ["tree.bin", "pairs.bin", "pruned-norms.ftz", "output-norms.ftz"])
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:overflow")  # norms that are no longer numbers
+def test_a_damaged_byte_makes_another_model_or_is_refused(folder: Path, name: str) -> None:
+    """Whatever is read leads no kernel beyond its arrays."""
+    stem, _, kind = name.partition(".")
+    raw = (trained(folder, stem) if kind == "bin" else quantised(folder, stem)).read_bytes()
+    path, random, counts = folder / f"byte.{kind}", np.random.default_rng(8), Counter()
+    texts = buffers(["all human beings are born free qqq", "", "汉" * 300])
+    places = [*range(8, 92), *random.integers(92, len(raw), 60), *random.integers(len(raw) - 3000, len(raw), 30)]
+    for place in places:
+        for value in {0, 127, 255, raw[place] ^ 1 << int(random.integers(8))} - {raw[place]}:
+            path.write_bytes(raw[:place] + bytes([value]) + raw[place + 1 :])
+            counts["tried"] += 1
+            if classifier := read_unless_refused(path):
+                counts["read"] += 1
+                assert_within(classifier)
+                fasttext.predict(*texts, classifier.model, 3)
+    assert 80 < counts["read"] < counts["tried"] - 80
+
+
+def read_unless_refused(path: Path) -> reader.Classifier | None:
+    try:
+        return reader.read(path)
+    except ValueError as error:
+        said = str(error)
+    assert said.startswith(f"{path} is a "), "not what some array happened to say"
+    return None
+
+
+def assert_within(classifier: reader.Classifier) -> None:
+    model, labels = classifier.model, len(classifier.labels)
+    assert min(model.word_ngrams, model.maxn, model.bucket) >= 0 < model.minn
+    kept = int(np.unpackbits(model.kept[model.kept > 0].view(np.uint8)).sum()) if len(model.kept) else model.bucket
+    assert len(model.before) == len(model.kept) in (0, -(-model.bucket // 64))
+    assert model.before.max(initial=0) <= kept
+    assert len(model.table) >= model.words + kept * bool(model.maxn or model.word_ngrams > 1)
+    assert len(model.output) >= labels == len(model.tree) + 1 == len(model.places) - 1 - model.words
+    assert sorted(model.tree.ravel().tolist()) == [*range(2 * labels - 2)], "each node but the root is a child once"
+    assert (model.tree.max(axis=1) < labels + np.arange(labels - 1)).all(), "of one that comes later"
 
 
 def test_what_is_no_classifier_is_refused(folder: Path) -> None:

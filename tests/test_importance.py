@@ -226,7 +226,7 @@ def trained(target: Path, corpus: Path, out: Path, *more: str) -> dict:
 
 def test_a_model_worked_out_by_hand(tmp_path: Path) -> None:
     """25 texts "a b 0", of which 20 are learned from, and 30 texts "a c 0"; 2^16 buckets, one added to each."""
-    target = write(tmp_path / "t.jsonl", [f"a b {i}" for i in range(25)])
+    target = write(tmp_path / "t.jsonl", [f"a b {i:02}" for i in range(25)])
     corpus = write(tmp_path / "c.jsonl", [f"a c {i}" for i in range(30)])
     card = trained(target, corpus, tmp_path / "out", "--buckets", "65536")
     ratios = load(tmp_path / "out/importance.npy")
@@ -244,6 +244,49 @@ def test_a_model_worked_out_by_hand(tmp_path: Path) -> None:
         assert list(sizes.values()) == pytest.approx([30] * 3), "all texts of the corpus weigh the same"
     assert card["ngrams"]["for"][0][0] in ("b", "a b", "b 0")
     assert card["ngrams"]["against"][0][0] in ("c", "a c", "c 0")
+
+
+def with_domains(path: Path, rows: list[tuple[str, str]]) -> Path:
+    path.write_text("".join(json.dumps({"text": text, "domain": domain}) + "\n" for text, domain in rows))
+    return path
+
+
+def test_whole_domains_are_held_out_and_no_copies_of_what_was_learned(tmp_path: Path) -> None:
+    """Ten domains of eight texts, each with a word of its own, and a licence that all of them have."""
+    words = [word for text in samples("en") for word in text.split() if word.isascii()]
+    licence = " ".join(words[:120])
+    rows = [(" ".join([f"own{'abcdefghij'[site]}", *words[at : at + 60]]), f"s{site}")
+            for site in range(10) for at in range(200 + 800 * site, 200 + 800 * site + 800, 100)]  # fmt: skip
+    rows += [(f"{licence} {domain}", domain) for domain in dict.fromkeys(domain for _, domain in rows)]
+    corpus = write(tmp_path / "c.jsonl", [" ".join(words[at : at + 50]) for at in range(10_000, 14_000, 50)])
+    card = trained(with_domains(tmp_path / "t.jsonl", rows), corpus, tmp_path / "out", "--buckets", "1000000")
+    told, ratios = card["target"], load(tmp_path / "out/importance.npy")
+    learned = [name for name in "abcdefghij" if ratios[bucket(f"own{name}".encode(), 1_000_000)] > 1]
+    assert told["whole"] == "domains"
+    assert len(learned) == told["domains"] == 10 - told["domains_held_out"]
+    assert 1 <= told["domains_held_out"] <= 3
+    assert told["texts"] == 9 * len(learned)
+    assert told["held_out"] == 8 * told["domains_held_out"]
+    assert told["held_out_near_learned"] == told["domains_held_out"], "its copy of the licence"
+    page = (tmp_path / "out/importance.md").read_text(encoding="utf-8")
+    assert f"of {told['domains_held_out']} domains besides the {told['domains']} learned from" in page
+    assert "flatter" not in page
+
+
+def test_of_one_domain_texts_are_held_out_and_the_card_says_so(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "c.jsonl", [f"a c {i}" for i in range(30)])
+    card = trained(write(tmp_path / "t.jsonl", [f"a b {i:02}" for i in range(25)]), corpus, tmp_path / "out")
+    assert (card["target"]["whole"], card["target"]["domains"]) == ("texts", 1)
+    assert "of one domain: texts are held out" in (tmp_path / "out/importance.md").read_text(encoding="utf-8")
+
+
+def test_a_target_of_copies_cannot_be_judged(tmp_path: Path) -> None:
+    text = samples("en")[0][:1500]
+    target = write(tmp_path / "t.jsonl", [f"{text} copy {i}" for i in range(40)])
+    corpus = write(tmp_path / "c.jsonl", [f"a c {i}" for i in range(30)])
+    code, output = command("--target", target, "--corpus", corpus, "--out", tmp_path / "out")
+    assert code == 2
+    assert "and 0 that do not repeat them to judge by" in output
 
 
 def test_divergence_and_effective_size() -> None:

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
-import zstandard
-from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from test_learning_corpora import large, prose, samples
 from typer.testing import CliRunner
 
+from pipeline.schema import text_buffers
 from stages.classify import Classify
 from stages.learning import classifier, documents, measures, report
 from stages.learning.corpora import Unusable
@@ -73,6 +73,12 @@ def test_isotonic_is_the_max_of_mins_of_means(pairs: list[tuple[float, bool]]) -
         assert fitted(np.array([value]))[0] == pytest.approx(wanted)
 
 
+def test_an_isotonic_fit_is_given_a_thousand_groups_at_most() -> None:
+    """1,999 scores, of which those from the 1,002nd on are positive: by twos, one group has one of each."""
+    fitted = measures.isotonic(np.arange(1999) / 1999, np.arange(1999) >= 1001)
+    assert fitted.chances.tolist() == [0, 0.5, 1]
+
+
 def test_calibration_error_of_what_is_calibrated_is_small_and_of_what_is_not_is_not() -> None:
     drawn = np.random.default_rng(1)
     chances = drawn.random(20_000)
@@ -120,19 +126,6 @@ def test_the_interval_is_that_of_domains() -> None:
 # Examples
 
 
-def samples() -> list[dict]:
-    with gzip.open(ROOT / "data_samples/sample_text.jsonl.gz", "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
-
-
-def prose(count: int, seed: int) -> list[str]:
-    """Passages of the English samples, none twice."""
-    text = " ".join(row["text"] for row in samples() if row["lang"] == "en")
-    words = text.split()
-    chance = random.Random(seed)
-    return [" ".join(words[at : at + chance.randrange(30, 90)]) for at in chance.sample(range(len(words) - 90), count)]
-
-
 def listed(count: int, seed: int) -> list[str]:
     """The same passages with their words in another order, one a line: a list."""
     chance = random.Random(seed)
@@ -165,6 +158,24 @@ def test_examples_come_with_their_domain(folder: Path, tmp_path: Path) -> None:
     assert len(documents.files([folder])) == 3
     with pytest.raises(ValueError, match=r"no \.parquet"):
         documents.files([tmp_path / "nothing"])
+
+
+def test_a_domain_is_a_host_however_it_is_written(tmp_path: Path) -> None:
+    wanted = {
+        "http://www.a.com/x": "a.com",
+        "https://u:p@WWW.A.com:80": "a.com",
+        "HTTP://a.com./y?u=http://b.com": "a.com",
+        "http://blog.a.com/": "blog.a.com",
+        "http://www.www.com": "www.com",
+        "http://www/": "www",
+        "http://wwwa.com": "wwwa.com",
+        "http://./": "given",
+        "a.com": "given",
+    }
+    pq.write_table(pa.table({"text": ["a"] * len(wanted), "url": list(wanted), "domain": ["given"] * len(wanted)}),
+                   tmp_path / "a.parquet")  # fmt: skip
+    (found,) = documents.read(tmp_path / "a.parquet")
+    assert found["domain"].to_pylist() == list(wanted.values())
 
 
 def test_a_sample_does_not_depend_on_the_order_of_files(folder: Path) -> None:
@@ -204,167 +215,6 @@ def test_a_language_that_nobody_tells_is_refused(lang: str, folder: Path) -> Non
     guess = {"e": "did you mean 'en'", "c": "did you mean 'zh'", "z": "did you mean 'zh'"}.get(lang[0].lower(), "639")
     with pytest.raises(ValueError, match=guess):
         documents.sample(documents.files([folder / "corpus"]), 50, 1, lang)
-
-
-# Corpora: what is read, and what in it is no document
-
-TEXT = "Alle Menschen sind frei und gleich.\n"
-
-
-def packed(path: Path, text: str) -> Path:
-    data = text.encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes({".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)(data))
-    return path
-
-
-@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.zst", "A.TXT.GZ"])
-def test_a_text_file_is_read_as_text_however_it_is_packed(name: str, tmp_path: Path) -> None:
-    path = packed(tmp_path / name.lower(), TEXT).rename(tmp_path / name)
-    assert next(documents.read(path)).to_pylist() == [{"text": TEXT, "domain": f"{tmp_path.name}/{name}"}]
-
-
-def test_folders_are_searched_through(tmp_path: Path) -> None:
-    wanted = [
-        packed(tmp_path / name, json.dumps({"text": TEXT})) for name in ("a/b/c.jsonl.zst", "a/d.ndjson", "e.txt")
-    ]
-    for name in ("a/dataset_info.json", ".hidden/f.jsonl", "g.csv", "report.json"):
-        packed(tmp_path / name, "{}")
-    assert documents.files([tmp_path]) == wanted
-    assert documents.files([tmp_path / "a/dataset_info.json"]) == [tmp_path / "a/dataset_info.json"], "if it is named"
-
-
-def run(folder: Path, groups: dict[str, list[str]]) -> Path:
-    """A run directory: what remains of it in each group, and files beside that are no documents."""
-    for name, texts in groups.items():
-        (folder / name / "verdicts").mkdir(parents=True)
-        pq.write_table(pa.table({"id": ["a"], "drop": ["b"]}), folder / name / "verdicts/verdicts-00000.losses.parquet")
-        (folder / name / "rejected").mkdir()
-        pq.write_table(pa.table({"text": ["rejected"]}), folder / name / "rejected/part-00000.parquet")
-        packed(folder / name / "part-00000.json", "{}")
-        pq.write_table(
-            pa.table({"text": texts} if texts else {"input_ids": [[1]]}), folder / name / "part-00000.parquet"
-        )
-    packed(folder / "plan.json", "{}")
-    packed(folder / "report.json", json.dumps({"groups": [{"folder": name} for name in groups]}))
-    return folder
-
-
-def texts_of(path: Path) -> list[str]:
-    return [
-        text for file in documents.files([path]) for table in documents.read(file) for text in table["text"].to_pylist()
-    ]
-
-
-def test_a_run_is_what_it_kept(tmp_path: Path) -> None:
-    one = run(tmp_path / "runs/one", {"1-dedup-a1a1a1": ["old"], "2-lines-b2b2b2": ["kept"], "3-shards-c3c3c3": []})
-    assert texts_of(one) == ["kept"]
-    assert texts_of(one / "1-dedup-a1a1a1") == ["old"]
-    assert texts_of(tmp_path) == ["kept"], "however deep it lies"
-    with pytest.raises(ValueError, match="no group of this run keeps texts"):
-        documents.files([run(tmp_path / "two", {"1-shards-a1a1a1": []})])
-    packed(tmp_path / "three/plan.json", "{}")
-    with pytest.raises(ValueError, match="three: a run that is not finished"):
-        documents.files([tmp_path / "three"])
-
-
-def test_a_run_that_goes_on_is_all_its_increments(tmp_path: Path) -> None:
-    run(tmp_path / "0001", {"1-dedup-a1a1a1": ["first"]})
-    run(tmp_path / "0002", {"1-dedup-a1a1a1": ["second"]})
-    (tmp_path / "index").mkdir()
-    pq.write_table(pa.table({"key": [1]}), tmp_path / "index/keys.parquet")
-    packed(tmp_path / "LATEST", "0002/1-dedup-a1a1a1\n")
-    assert texts_of(tmp_path) == ["first", "second"]
-
-
-def test_what_is_no_document_is_counted(tmp_path: Path) -> None:
-    lines = ['{"text": "one"}', "{broken", '{"text": " "}', '{"text": null}', "7", '{"text": 7}', '{"body": "x"}']
-    packed(tmp_path / "a.jsonl", "\n".join(lines))
-    pq.write_table(pa.table({"text": ["two", None, "", " \n"]}), tmp_path / "b.parquet")
-    packed(tmp_path / "c.txt.gz", TEXT)
-    (tmp_path / "d.txt.gz").write_bytes((tmp_path / "c.txt.gz").read_bytes()[:-9])
-    some, counts = documents.sample(documents.files([tmp_path]), 10, 1)
-    assert sorted(some["text"].to_pylist()) == [TEXT, "one", "two"]
-    assert (counts["read"], counts["unreadable"], counts["without_text"]) == (3, 3, 7)
-
-
-def test_bytes_that_are_no_utf8_are_counted(tmp_path: Path) -> None:
-    raw = pa.array([b"good", b"\xff\xfe bad", None], pa.binary())
-    column = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
-    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
-    some, counts = documents.sample([tmp_path / "a.parquet"], 10, 1)
-    assert some["text"].to_pylist() == ["good"]
-    assert (counts["unreadable"], counts["without_text"]) == (1, 1)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("a.jsonl", '{"body": "a"}\n{"body": "b"}\n', "no field 'text' in .*a.jsonl"),
-        ("a.jsonl", '{"text": 1}\n', "a.jsonl: field 'text' is not text"),
-        ("a.jsonl", "junk\n{\n", r"a.jsonl: none of its lines can be read \(bad_json\)"),
-        ("a.parquet", pa.table({"body": ["a"]}), "no column 'text'; its columns are 'body'"),
-        ("a.parquet", pa.table({"text": [b"a"]}), "column 'text' is of binary, not of text"),
-        ("a.parquet", pa.table({"text": [1]}), "column 'text' is of int64, not of text"),
-        ("a.parquet", "PAR1 and no more", "a.parquet: "),
-        ("a.csv", "text\na\n", r"a.csv: no .parquet, .jsonl or .txt \(.gz, .zst\) there"),
-    ],
-)
-def test_a_file_without_texts_is_named(name: str, content: pa.Table | str, said: str, tmp_path: Path) -> None:
-    if isinstance(content, str):
-        packed(tmp_path / name, content)
-    else:
-        pq.write_table(content, tmp_path / name)
-    with pytest.raises(Unusable, match=said):
-        texts_of(tmp_path / name)
-
-
-def test_a_table_that_is_damaged_inside_is_named(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"text": prose(300, 1)}), tmp_path / "a.parquet", compression="zstd")
-    raw = bytearray((tmp_path / "a.parquet").read_bytes())
-    raw[len(raw) // 3 : len(raw) // 2] = bytes(len(raw) // 2 - len(raw) // 3)
-    (tmp_path / "a.parquet").write_bytes(raw)
-    with pytest.raises(Unusable, match=r"a\.parquet: "):
-        texts_of(tmp_path / "a.parquet")
-
-
-@pytest.mark.parametrize(
-    "column", [pa.array(["a", "b", "a"]).dictionary_encode(), pa.array(["a", "b", "a"], pa.large_string())]
-)
-def test_text_is_text_in_whatever_type_of_column(column: pa.Array, tmp_path: Path) -> None:
-    pq.write_table(pa.table({"text": column, "url": [1, 2, 3], "source": [["x"], None, []]}), tmp_path / "a.parquet")
-    (table,) = documents.read(tmp_path / "a.parquet")
-    domains = ['["x"]', f"{tmp_path.name}/a.parquet", "[]"]
-    assert table.to_pylist() == [{"text": text, "domain": domain} for text, domain in zip("aba", domains)]
-
-
-def test_near_duplicates_are_found_and_nothing_else() -> None:
-    texts = prose(60, 3)
-    edited = [" ".join(["Otherwise,", *text.split()]) for text in texts[:30]]
-    found = documents.near_duplicates(
-        pa.chunked_array([[*edited, texts[1].upper(), ""]]), pa.chunked_array([texts[:20], ["", texts[59]]])
-    )
-    assert found[:20].all()
-    assert not found[20:30].any()
-    assert found[30:].tolist() == [True, False]
-
-
-def test_no_domain_is_in_two_splits() -> None:
-    chance = random.Random(5)
-    domains = [f"d{int(chance.paretovariate(1))}" for _ in range(5000)]
-    labels = np.array([hash_(domain) % 3 > 0 if chance.random() < 0.7 else chance.random() < 0.5 for domain in domains])
-    places = documents.split(domains, labels, 1)
-    for name in set(domains):
-        assert len({place for place, domain in zip(places, domains) if domain == name}) == 1
-    for side in (labels, ~labels):
-        shares = np.bincount(places[side], minlength=3) / side.sum()
-        assert np.abs(shares - documents.SHARES).max() < 0.05
-    order = np.random.default_rng(1).permutation(5000)
-    assert np.array_equal(documents.split([domains[at] for at in order], labels[order], 1), places[order])
-
-
-def hash_(name: str) -> int:
-    return sum(map(ord, name))
 
 
 # Training
@@ -429,6 +279,74 @@ def test_as_many_negatives_as_positives_if_the_corpus_has_them(tmp_path: Path) -
     first = sorted(bad, key=lambda text: documents.key(text, 2))[: len(good)]
     assert examples.table["text"].to_pylist()[len(good) :] == first
     assert examples.counts["negatives"]["near_a_positive"] > 150
+
+
+def test_negatives_that_are_given_are_no_positives_either(tmp_path: Path) -> None:
+    good, bad = english(prose(60, 1)), english(listed(60, 2))
+    positives = table(tmp_path / "good.parquet", good, "g")
+    negatives = table(tmp_path / "bad.parquet", [*bad, *(f"Otherwise, {text}" for text in good[:25])], "b")
+    examples, _ = classifier.gather([positives], [negatives], [], "en", 1000, 1)
+    assert set(examples.table["text"].to_pylist()[len(good) :]) == set(bad)
+    assert examples.counts["negatives"]["near_a_positive"] == 25
+
+
+def test_what_repeats_a_document_of_another_split_is_in_none() -> None:
+    texts = prose(9, 4)
+    texts += [f"Otherwise, {texts[at]}" for at in (0, 1, 3, 6)]
+    splits = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 1, 2, 2, 1])
+    examples = classifier.Examples(pa.table({"text": large(texts), "domain": ["d"] * 13}), splits == 0, {})
+    places, counts = classifier._without_repeats(examples, splits)
+    assert places.tolist() == [0, 0, 0, -1, 1, 1, 2, 2, 2, -1, -1, 2, -1]
+    assert counts == {"test_near_training": 2, "calibrate_near_test": 2}
+
+
+def test_every_other_line_is_cut_to_whole_tokens() -> None:
+    texts = [" ".join(prose(40, seed)) for seed in range(60)]
+    recipe = classifier.Recipe("en")
+    data, offsets = recipe.preparation()(*text_buffers(large(texts)))
+    whole = [data[a:b].tobytes() for a, b in zip(offsets, offsets[1:])]
+    lines = classifier._lines(large(texts), recipe)
+    assert lines[::2] == whole[::2]
+    assert all(b" " + line in b" " + full for line, full in zip(lines, whole))
+    lengths = np.array([len(line) for line in lines[1::2]])
+    assert all(len(full) > 1750 for full in whole)
+    assert lengths.min() < 150, "some short"
+    assert (lengths < 600).sum() > 10
+    assert (lengths > 600).sum() > 5
+    assert len(set(lengths)) > 20
+    assert classifier._lines(large(texts), recipe._replace(seed=2)) != lines
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 1700 + " word", "a " + "é" * 1000, "word " * 9 + "y" * 900 + " end", "z" * 2000]
+)
+def test_a_cut_leaves_something_of_long_tokens(text: str) -> None:
+    recipe = classifier.Recipe("en")
+    data, offsets = recipe.preparation()(*text_buffers(large([text])))
+    whole = data[: offsets[1]].tobytes()
+    for line in classifier._lines(large([text] * 400), recipe):
+        assert len(line) >= 50
+        assert b" " + line in b" " + whole
+        assert (line + b" " if line[-1:] != b" " else line) in whole, "tokens are whole"
+
+
+def test_a_text_without_tokens_is_no_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+
+    class Learner:
+        def save_model(self, path: str) -> None:
+            Path(path).write_bytes(b"")
+
+    def learn(path: str, **_: object) -> Learner:
+        seen.extend(Path(path).read_bytes().splitlines())
+        return Learner()
+
+    monkeypatch.setattr(classifier.fasttext, "train_supervised", learn)
+    texts = [*prose(10, 1), "\u0301" * 30, "\u200b"]
+    examples = classifier.Examples(pa.table({"text": large(texts), "domain": ["d"] * 12}), np.arange(12) < 11, {})
+    classifier._fit(examples, np.ones(12, bool), classifier.Recipe("en"), tmp_path / "m.bin")
+    assert len(seen) == 10
+    assert all(len(line.split()) > 20 for line in seen)
 
 
 def test_a_corpus_that_ends_gives_what_it_has(tmp_path: Path) -> None:
@@ -512,6 +430,21 @@ def judged(scores: list[float], labels: list[bool]) -> report.Judged:
     return report.Judged(texts, ["d"] * len(texts), np.array(labels), np.array(scores, np.float32))
 
 
+def test_a_calibration_is_judged_on_other_documents_than_it_was_fitted_on() -> None:
+    fitted_on = judged([0.1] * 50 + [0.9] * 50, [False] * 50 + [True] * 50)
+    test = judged([0.1] * 50 + [0.9] * 50, [True] * 50 + [False] * 50)
+    found = report.facts(test, fitted_on, 1)["calibration"]
+    assert found["error_isotonic"] > 0.95 > found["error_raw"] > 0.85
+    assert report.facts(fitted_on, fitted_on, 1)["calibration"]["error_isotonic"] == pytest.approx(0)
+
+
+def test_the_table_says_of_what_documents_it_is(folder: Path, tmp_path: Path) -> None:
+    card = trained(folder, tmp_path, "--epochs", "1")
+    test = card["facts"]["test"]
+    share = test["positives"] / (test["positives"] + test["negatives"])
+    assert f"of these test documents, of which {share:.0%} are positives" in report.markdown(card)
+
+
 def test_a_cut_among_equal_scores_is_no_better_than_chance() -> None:
     test = judged([0.5] * 200, [True] * 100 + [False] * 100)
     for entry in report.facts(test, test, 1)["keep_rates"]:
@@ -538,6 +471,9 @@ def test_the_scores_in_the_table_cut_where_it_says(folder: Path, tmp_path: Path)
 def test_one_thread_makes_the_same_model_again(folder: Path, tmp_path: Path) -> None:
     first, second = (trained(folder, tmp_path / name, "--epochs", "2") for name in "ab")
     assert first["sha256"] == second["sha256"]
+    for suffix in (".bin", ".json", ".md"):
+        one, other = ((tmp_path / f"{name}/classifier{suffix}").read_bytes() for name in "ab")
+        assert one == other
     assert first["facts"] == second["facts"]
     assert first["sha256"] != trained(folder, tmp_path / "c", "--epochs", "2", "--seed", "2")["sha256"]
 
@@ -570,6 +506,8 @@ def test_mistakes_are_said_in_a_sentence(folder: Path, tmp_path: Path) -> None:
         ),
         (["--positives", good, "--negatives", good, "--corpus", good], "beside --negatives it has no use"),
         (["--positives", good, "--corpus", good, "--lang", "english"], "did you mean 'en'?"),
+        (["--positives", good, "--negatives", good, "--seed", "5000000000"], "2147483647"),
+        (["--positives", good, "--negatives", good, "--epochs", "5000000000"], "10000"),
     ):
         code, output = command(*arguments, "--out", str(tmp_path / "out"))
         assert code == 2
@@ -590,11 +528,3 @@ def test_a_file_that_is_cut_short_is_not_half_read(folder: Path, tmp_path: Path)
     (tmp_path / "cut.jsonl.gz").write_bytes(packed[: len(packed) * 6 // 10])
     with pytest.raises(Unusable, match=r"cut\.jsonl\.gz is cut short; [\d,]+ texts of it can be read"):
         documents.sample([tmp_path / "cut.jsonl.gz"], 1000, 1)
-
-
-def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "data.jsonl").write_text(json.dumps({"text": f"A text of {name}."}) + "\n")
-    found, _ = documents.sample(documents.files([tmp_path]), 10, 1)
-    assert sorted(found["domain"].to_pylist()) == ["a/data.jsonl", "b/data.jsonl"]

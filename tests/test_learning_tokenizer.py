@@ -106,40 +106,75 @@ def test_equal_bytes_of_each_language_as_far_as_there_is(tmp_path: Path) -> None
     asked = asked_for(docs, tmp_path, balance=Balance.LANG, heldout=1e-9, sample_bytes=90_000)
     settled = balance.limits(asked)
     assert settled.told == [
-        {"group": "a", "bytes": 300_000, "taken": 40_000},
-        {"group": "b", "bytes": 10_000, "taken": 10_000},
-        {"group": "c", "bytes": 300_000, "taken": 40_000},
+        {"group": "a", "bytes": 300_000, "taken": 40_000, "texts": 400},
+        {"group": "b", "bytes": 10_000, "taken": 10_000, "texts": 100},
+        {"group": "c", "bytes": 300_000, "taken": 40_000, "texts": 400},
     ]
     texts = [text for batch in balance.sampled(asked, settled) for text in batch]
     assert [sum(text[0] == lang for text in texts) for lang in "abc"] == [400, 100, 400]
     by_source = balance.limits(asked._replace(balance=Balance.SOURCE))
     assert [row["taken"] for row in by_source.told] == [20_000, 20_000, 5_000, 5_000, 20_000, 20_000]
     (by_chance,) = balance.limits(asked._replace(balance=None)).told
-    assert by_chance == {"group": "all", "bytes": 610_000, "taken": 90_000}
+    assert by_chance == {"group": "all", "bytes": 610_000, "taken": 90_000, "texts": 900}
 
 
-def plainly_settled(order: Any, group: Any, size: Any, names: list[str], total: int) -> tuple[list[int], list[Any]]:
-    """Group by group: documents in their order until the group has given its share, the last one whole."""
-    available = np.bincount(group, size, len(names))
-    wanted = mixture.filled(np.ones(len(names)), available, min(total, available.sum()))
-    limits, told = [], []
-    for at, name in enumerate(names):
+def test_of_copies_one_is_taken_and_counted(tmp_path: Path) -> None:
+    """A page of 10 kB that is there 500 times, in two languages, in a file of each: whatever is asked for, it is taken
+    once, counts for the first language, and what is told is what is learned from."""
+    page = "a boilerplate page. " * 500
+    docs = [{"text": f"{lang} {at} ".ljust(1000, "."), "lang": lang, "source": "s"} for lang in ("en", "zh")
+            for at in range(300)]  # fmt: skip
+    copies = [{"text": page, "lang": lang, "source": "s"} for lang in ("zh", "en") for _ in range(250)]
+    whole = tuple(
+        table(part, tmp_path / f"{at}.parquet") for at, part in enumerate((docs + copies[:100], copies[100:]))
+    )
+    lengths = {doc["text"]: len(doc["text"]) for doc in docs}
+    sides = set()
+    for seed in range(1, 31):
+        asked = Asked(whole, 300, Balance.LANG, 0.2, sample_bytes=100_000, seed=seed)
+        settled = balance.limits(asked)
+        turned = balance.limits(asked._replace(corpora=whole[::-1]))
+        assert (settled.told, settled.measured) == (turned.told, turned.measured)
+        assert np.array_equal(settled.sample, turned.sample)
+        assert settled.read["copies"] == 499
+        texts = [text for batch in balance.sampled(asked, settled) for text in batch]
+        held = balance.held_out(asked, settled).docs
+        assert len(texts) == len(set(texts)) == sum(row["texts"] for row in settled.told)
+        assert sorted([*texts, *held["text"].to_pylist()]) == sorted({*texts, *held["text"].to_pylist()})
+        for row in settled.told:
+            own = [text for text in texts if text[:2] == row["group"]]
+            extra = len(page) if row["group"] == "en" and page in texts else 0
+            assert row["taken"] == sum(map(lengths.__getitem__, own)) + extra
+            assert 50_000 <= row["taken"] <= 60_000
+        sides |= {page in texts, page in held["text"].to_pylist() and "held"}
+        assert held.filter(pa.array([text == page for text in held["text"].to_pylist()]))["lang"].to_pylist() in (
+            [],
+            ["en"],
+        )
+    assert sides == {True, False, "held"}, "now it was learned from, now measured on, now neither"
+
+
+def plainly_settled(order: Any, group: Any, size: Any, groups: int, total: int) -> tuple[list[int], list[Any]]:
+    """Group by group: texts in their order until the group has given its share, the last one whole."""
+    available = np.bincount(group, size, groups)
+    wanted = mixture.filled(np.ones(groups), available, min(total, available.sum()))
+    every, told = [], []
+    for at in range(groups):
         taken: list[tuple[int, int]] = []
-        own = [(int(o), int(s)) for o, g, s in zip(order, group, size) if g == at]
-        for pair in sorted(own, key=lambda pair: pair[0]):
+        for place in sorted(np.flatnonzero(group == at).tolist(), key=lambda place: int(order[place])):
             if sum(size for _, size in taken) < wanted[at] - 0.5:
-                taken.append(pair)
-        limits.append(taken[-1][0] if taken else -1)
-        told.append({"group": name, "bytes": int(available[at]), "taken": sum(size for _, size in taken)})
-    return limits, told
+                taken.append((place, int(size[place])))
+        every += [place for place, _ in taken]
+        told.append({"bytes": int(available[at]), "taken": sum(size for _, size in taken), "texts": len(taken)})
+    return sorted(every), told
 
 
-@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 5), st.integers(1, 40)), max_size=40),
-       st.integers(0, 500))  # fmt: skip
+@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 5), st.integers(1, 40)), max_size=40,
+                unique_by=lambda doc: doc[0]), st.integers(0, 500))  # fmt: skip
 def test_what_is_taken_is_what_a_plain_count_takes(docs: list[tuple[int, int, int]], total: int) -> None:
     order, group, size = (np.array([doc[at] for doc in docs], kind) for at, kind in enumerate((np.uint64, int, int)))
-    names = [f"g{at}" for at in range(6)]
-    assert balance._settled(order, group, size, names, total) == plainly_settled(order, group, size, names, total)
+    taken, told = balance._settled(order, group, size, 6, total)
+    assert (np.flatnonzero(taken).tolist(), told) == plainly_settled(order, group, size, 6, total)
 
 
 def test_many_sources_cost_no_more_than_one(tmp_path: Path) -> None:
@@ -223,6 +258,20 @@ def test_the_knee_by_hand() -> None:
     assert [row["bytes_per_token"] for row in rows] == pytest.approx([2, 4, 5]), "harmonic: tokens of equal bytes"
     assert [row["cost"] for row in rows] == pytest.approx([3300, 3150, 4920])
     assert [row["knee"] for row in rows] == [False, True, False]
+
+
+def test_a_language_counts_the_same_in_the_knee_whatever_there_is_of_it() -> None:
+    """1,000 bytes in 250 tokens and 10 bytes in 10: a byte of each costs 0.25 and 1, the mean is 0.625 of a token."""
+    rows = [{"by": "lang", "bytes": 1000, "tokens": 250}, {"by": "lang", "bytes": 10, "tokens": 10},
+            {"by": "source", "bytes": 1010, "tokens": 260}]  # fmt: skip
+    (row,) = tokenizer.curve({1000: {"rows": rows}}, "lang", body=100, width=1)
+    assert row["bytes_per_token"] == pytest.approx(1 / 0.625)
+
+
+def test_where_all_is_held_out_there_is_nothing_to_learn(tmp_path: Path) -> None:
+    docs = [{"text": f"text {at}", "lang": "en", "source": "s"} for at in range(3)]
+    with pytest.raises(Unusable, match="every text was held out"):
+        balance.limits(asked_for(docs, tmp_path, heldout=1.0))
 
 
 def test_without_a_size_the_knee_is_taken(tmp_path: Path) -> None:
@@ -337,7 +386,7 @@ def test_rows_that_are_no_documents_are_left_out_and_told(tmp_path: Path) -> Non
     table(real(), tmp_path / "deep/down/docs.parquet")
     (tmp_path / "deep/more.txt.gz").write_bytes(gzip.compress(b"A text."))
     told = tokenizer.learn(Asked((tmp_path,), 400, heldout=0.2), tmp_path / "out")
-    assert told["read"] == {"documents": len(real()) + 3, "unreadable": 2, "without_text": 2}
+    assert told["read"] == {"documents": len(real()) + 3, "copies": 0, "unreadable": 2, "without_text": 2}
     page = (tmp_path / "out/report.md").read_text(encoding="utf-8")
     assert "2 rows could not be read, 2 had no text" in page
 

@@ -98,13 +98,14 @@ def test_everything_a_barrier_may_tell_is_shown_and_escaped(shop: Workshop) -> N
     good = path.read_text(encoding="utf-8")
     report = json.loads(good)
     report["barriers"]["dedup"] = SUMMARY
-    report["alarms"] = [{"stage": "dedup", **alarm} for alarm in SUMMARY["alarms"]]
+    report["alarms"] = [{"stage": "dedup", **alarm} for alarm in [*SUMMARY["alarms"], {"said": "nothing was <cut>"}]]
     report["failed"] = [{"what": "x", "message": EVIL, "details": ""}]
     path.write_text(json.dumps(report), encoding="utf-8")
     text = read(page.write(shop.folder / "runs/tiny")[0])
     path.write_text(good, encoding="utf-8")
     assert "Failed" in text
     assert f"Alarm. source {EVIL} lost 75% of its documents at dedup (4 in, 1 out)." in text
+    assert "Alarm. dedup: nothing was <cut>." in text
     assert "Recall of 500 planted near-duplicates" in text
     assert "0.970" in text
     assert "0.915 to 0.994" in text

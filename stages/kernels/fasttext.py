@@ -183,6 +183,14 @@ def _entry(data, start, end, value, model):  # type: ignore[no-untyped-def]
 
 
 @inner
+def _end_of_line(model):  # type: ignore[no-untyped-def]
+    """The number of the word `</s>`, or -1."""
+    size = np.int64(len(_END))
+    entry = _find(_END, _NO, size, _hash(_END, _NO, size), model)
+    return entry if entry < model.words else np.int64(-1)
+
+
+@inner
 def _add_rows(table, ids, count, total):  # type: ignore[no-untyped-def]
     """Add these rows to `total`, one after the other."""
     done = _NO
@@ -287,16 +295,15 @@ def _embed(data, start, end, model, memory, word, ids, hashes, total):  # type: 
 @inner
 def _close(model, ids, count, added, hashes, words, total):  # type: ignore[no-untyped-def]
     """Add what is left, the end of the line and the n-grams of words, and divide."""
-    value = _hash(_END, _NO, np.int64(len(_END)))
-    entry = _find(_END, _NO, np.int64(len(_END)), value, model)
     _add_rows(model.table, ids, count, total)
     added += count
-    if 0 <= entry < model.words:
+    entry = _end_of_line(model)
+    if entry >= 0:
         ids[0] = entry
         _add_rows(model.table, ids, _FIRST, total)
         added += 1
     if model.word_ngrams > 1:
-        hashes[words] = np.int32(value)
+        hashes[words] = np.int32(_hash(_END, _NO, np.int64(len(_END))))
         added += _add_word_ngrams(hashes, words + 1, model, ids, total)
     if added:
         share = np.float32(1.0 / added)
@@ -433,8 +440,20 @@ def predict(data: np.ndarray, offsets: np.ndarray, model: Model, k: int) -> tupl
     `data` is UTF-8 (uint8), `offsets` int64[rows + 1]. A label is an index into the labels of the model. Probabilities
     are the library's: up to 1e-5 too high for each factor, so a sure label may have a little more than 1.
     """
+    found, chances, _ = predict_and_count(data, offsets, model, k)
+    return found, chances
+
+
+def predict_and_count(
+    data: np.ndarray, offsets: np.ndarray, model: Model, k: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same, and int64[rows]: how many rows of the table the text was looked up as, its end of line not counted.
+
+    Where that is 0 the model knows nothing of the text, and what it says is what it says of any such.
+    """
     rows, dim, choices = len(offsets) - 1, model.table.shape[1], len(model.tree) + 1
     found, chances = np.full((rows, k), -1, np.int32), np.zeros((rows, k), np.float32)
+    counts = np.zeros(rows, np.int64)
     size, longest = int(offsets[rows] - offsets[0]), int(np.diff(offsets).max(initial=0))
     slots = 64
     while slots < _SLOTS and slots < size // 8:
@@ -451,16 +470,20 @@ def predict(data: np.ndarray, offsets: np.ndarray, model: Model, k: int) -> tupl
     total, every = np.empty(dim, np.float32), np.empty(choices, np.float32)
     stack = np.empty(choices + 1, np.int64), np.empty(choices + 1, np.float32)
     best = np.empty(k + 1, np.float32), np.empty(k + 1, np.int64)
-    _predict(constant(data), offsets, model, memory, (word, ids, hashes), total, every, stack, best, found, chances)
-    return found, chances
+    answers = found, chances, counts
+    _predict(constant(data), offsets, model, memory, (word, ids, hashes), total, every, stack, best, answers)
+    return answers
 
 
 @kernel
-def _predict(data, offsets, model, memory, rooms, total, every, stack, heap, found, chances):  # type: ignore[no-untyped-def]
-    (word, ids, hashes), (scores, labels) = rooms, heap
+def _predict(data, offsets, model, memory, rooms, total, every, stack, heap, answers):  # type: ignore[no-untyped-def]
+    (word, ids, hashes), (scores, labels), (found, chances, counts) = rooms, heap, answers
     k = found.shape[1]
+    end = _end_of_line(model)
     for row in range(len(offsets) - 1):
-        if not _embed(data, offsets[row], offsets[row + 1], model, memory, word, ids, hashes, total):
+        looked_up = _embed(data, offsets[row], offsets[row + 1], model, memory, word, ids, hashes, total)
+        counts[row] = looked_up - (1 if end >= 0 else 0)
+        if not looked_up:
             continue
         if model.loss == TREE:
             best = _descend(model, total, k, stack, scores, labels)

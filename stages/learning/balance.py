@@ -3,7 +3,8 @@
 Every language (or source) gives the same number of bytes, as far as it has them: counting documents instead would let
 the language with the longest documents write the vocabulary. A document's place in the sample and whether it is held
 out are halves of one hash of its text, so that neither depends on the order of the files, and copies are never on both
-sides.
+sides. Of copies one is taken and counted, as of the first language and source by name: a page that is there a thousand
+times would write the vocabulary, too.
 """
 
 import functools
@@ -64,13 +65,12 @@ class Batch(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Which documents are taken: of each (language, source) those whose `order` is at most its limit."""
+    """Which texts are taken, by their `order`."""
 
-    heldout: float
-    sample: dict[tuple[str, str], int]
-    measured: dict[tuple[str, str], int]
+    sample: np.ndarray  # uint64, ascending: learned from
+    measured: dict[int, tuple[str, str]]  # held out: the (language, source) that each counts for
     told: list[dict[str, Any]]
-    read: dict[str, int]  # documents, and rows that are none
+    read: dict[str, int]  # documents, those of them that are copies, and rows that are none
 
 
 class Held(NamedTuple):
@@ -113,17 +113,38 @@ def limits(asked: Asked) -> Limits:
         read.update({"documents": len(sizes), **batch.others})
     if not pairs:
         raise Unusable("no document with text is there to learn from")
+    names = sorted(pairs)
+    rank = np.argsort([pairs[name] for name in names])
     order, held, at, size = (np.concatenate(column) for column in zip(*found))
-    names = [_balanced(asked.balance, *pair) for pair in pairs]
-    groups = sorted(set(names))
-    if asked.balance == Balance.LANG and groups == [_UNKNOWN]:
+    rows = _firsts(order, rank[at])
+    read["copies"] = len(order) - len(rows)
+    order, held, at, size = order[rows], held[rows], rank[at[rows]], size[rows]
+    learned, told = _sample(asked, names, order[~held], at[~held], size[~held])
+    measured, _ = _settled(order[held], at[held], size[held], len(names), _HELD_OUT_BYTES)
+    pair_of = {own: names[pair] for own, pair in zip(order[held][measured].tolist(), at[held][measured].tolist())}
+    return Limits(np.sort(learned), pair_of, told, dict(read))
+
+
+def _firsts(order: np.ndarray, pair: np.ndarray) -> np.ndarray:
+    """One row of each text, of the first (language, source) it is under."""
+    rows = np.lexsort((pair, order))
+    ordered = order[rows]
+    return rows[np.concatenate([[True], ordered[1:] != ordered[:-1]])]
+
+
+def _sample(
+    asked: Asked, names: list[tuple[str, str]], order: np.ndarray, at: np.ndarray, size: np.ndarray
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """The `order` of the texts that are learned from, and what each group has and gives."""
+    if not len(order):
+        raise Unusable(f"every text was held out at a share of {asked.heldout}; a lower --heldout leaves some to learn")
+    groups, place = np.unique(
+        np.array([_balanced(asked.balance, *pair) for pair in names], object), return_inverse=True
+    )
+    if asked.balance == Balance.LANG and groups.tolist() == [_UNKNOWN]:
         raise Unusable("no document names its language in a column 'lang', and so none can be balanced by it")
-    place = {name: number for number, name in enumerate(groups)}
-    group = np.array([place[name] for name in names], np.int64)[at]
-    learned, told = _settled(order[~held], group[~held], size[~held], groups, asked.sample_bytes)
-    measured, _ = _settled(order[held], at[held], size[held], [str(name) for name in pairs], _HELD_OUT_BYTES)
-    sample = {pair: learned[place[name]] for pair, name in zip(pairs, names)}
-    return Limits(asked.heldout, sample, dict(zip(pairs, measured)), told, dict(read))
+    taken, told = _settled(order, place[at], size, len(groups), asked.sample_bytes)
+    return order[taken], [{"group": name, **row} for name, row in zip(groups.tolist(), told)]
 
 
 def _balanced(balance: Balance | None, lang: str, source: str) -> str:
@@ -136,46 +157,45 @@ def _held_out(batch: Batch, share: float) -> np.ndarray:
 
 
 def _settled(
-    order: np.ndarray, group: np.ndarray, size: np.ndarray, names: list[str], total: int
-) -> tuple[list[int], list[dict[str, Any]]]:
-    """The highest `order` taken of each group (-1: none), so that all groups give equal bytes, `total` together.
+    order: np.ndarray, group: np.ndarray, size: np.ndarray, groups: int, total: int
+) -> tuple[np.ndarray, list[dict[str, int]]]:
+    """bool: which texts are taken, each group's by `order`, so that all give equal bytes, `total` together.
 
-    The last document of a group is taken whole.
+    The last text of a group is taken whole. And the bytes and documents that each group has and gives.
     """
-    available = np.bincount(group, size, len(names))
-    wanted = mixture.filled(np.ones(len(names)), available, min(float(total), float(available.sum())))
+    available = np.bincount(group, size, groups)
+    wanted = mixture.filled(np.ones(groups), available, min(float(total), float(available.sum())))
     rows = np.lexsort((order, group))
-    order, group, size = order[rows], group[rows], size[rows]
-    first = np.searchsorted(group, np.arange(len(names)))
-    passed = np.concatenate([[0], np.cumsum(size)])
-    before = passed[:-1] - passed[first][group]
-    taken = before < wanted[group] - 0.5  # what is held against it is a whole number
-    last = first + np.bincount(group, taken, len(names)).astype(np.int64) - 1
-    limits = [int(order[at]) if at >= start else -1 for at, start in zip(last.tolist(), first.tolist())]
-    given = np.bincount(group, size * taken, len(names))
-    told = zip(names, available.tolist(), given.tolist())
-    return limits, [{"group": name, "bytes": int(there), "taken": int(took)} for name, there, took in told]
+    first = np.searchsorted(group[rows], np.arange(groups))
+    passed = np.concatenate([[0], np.cumsum(size[rows])])
+    before = passed[:-1] - passed[first][group[rows]]
+    taken = np.zeros(len(order), bool)
+    taken[rows] = before < wanted[group[rows]] - 0.5  # what is held against it is a whole number
+    told = zip(available, np.bincount(group, size * taken, groups), np.bincount(group[taken], minlength=groups))
+    return taken, [{"bytes": int(there), "taken": int(took), "texts": int(texts)} for there, took, texts in told]
 
 
 def sampled(asked: Asked, settled: Limits) -> Iterator[list[str]]:
-    """The texts to learn from."""
+    """The texts to learn from, each once."""
+    met = np.zeros(len(settled.sample), bool)
     for batch in documents(asked):
-        held = _held_out(batch, settled.heldout)
-        ends = [settled.sample[pair] for pair in zip(batch.langs, batch.sources)]
-        yield [
-            text for text, own, end, out in zip(batch.texts, batch.order.tolist(), ends, held) if own <= end and not out
-        ]
+        own, rows = np.unique(batch.order, return_index=True)
+        at = np.minimum(np.searchsorted(settled.sample, own), len(met) - 1)
+        new = (settled.sample[at] == own) & ~met[at]
+        met[at[new]] = True
+        yield [batch.texts[row] for row in np.sort(rows[new]).tolist()]
 
 
 def held_out(asked: Asked, settled: Limits) -> Held:
-    """The text to measure on."""
+    """The texts to measure on, each once."""
     rows: list[dict[str, Any]] = []
     words: dict[tuple[str, str], Counter[str]] = {}
+    met: set[int] = set()
     for batch in documents(asked):
-        held = _held_out(batch, settled.heldout)
-        for at in np.flatnonzero(held).tolist():
-            pair, text = (batch.langs[at], batch.sources[at]), batch.texts[at]
-            if int(batch.order[at]) <= settled.measured[pair]:
+        for own, text in zip(batch.order.tolist(), batch.texts):
+            if own in settled.measured and own not in met:
+                met.add(own)
+                pair = settled.measured[own]
                 rows.append({"text": text, "lang": pair[0], "source": pair[1], **_counts(text)})
                 words.setdefault(pair, Counter()).update(text.split() if rows[-1]["spaced"] else [])
     if not rows:

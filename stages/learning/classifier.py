@@ -30,9 +30,11 @@ from stages.models.classifiers import Preparation
 LABELS = ("__label__other", "__label__keep")  # by bool(positive)
 _UNSPACED = {"zh", "yue", "wuu", "ja", "th", "lo", "km", "my"}  # where words have to be made of characters
 _WINDOW = 600  # bytes in each of three pieces
-_SHORTEST = 100  # bytes of prepared text that a cut leaves, at least
+_SHORTEST = 100  # bytes of prepared text that a cut aims at, at least
+_LEFT = 50  # and that it leaves, at least
 _LEAST = 20  # documents of each kind, before anything can be learned or said
 _BATCH = 20_000  # texts prepared at a time
+_LARGEST_SEED = (1 << 31) - 1  # fastText's is of 32 bits, with a sign
 _SAMPLED = 2000  # positives whose language is looked at, where it is not named
 
 
@@ -84,10 +86,10 @@ def gather(
     good, of_good = documents.sample(source, limit, seed, None if trusted else lang)
     _check_number("positives", good, lang, of_good)
     if negatives is None:
-        bad, of_bad = _drawn(documents.files(corpus), good, lang, seed + 1)
+        bad, of_bad = _drawn(documents.files(corpus), documents.sketched(good["text"]), lang, seed + 1)
     else:
         bad, of_bad = documents.sample(documents.files(negatives), limit, seed + 1)
-        bad, of_bad["near_a_positive"] = _unlike(bad, good, limit)
+        bad, of_bad["near_a_positive"] = _unlike(bad, documents.sketched(good["text"]), limit)
     _check_number("negatives", bad, lang, of_bad)
     labels = np.arange(len(good) + len(bad)) < len(good)
     foreign = sum(one != lang for one in documents.languages(bad["text"])) if negatives is not None else 0
@@ -101,21 +103,22 @@ def _check_number(kind: str, found: pa.Table, lang: str, counts: dict[str, int])
                          f"({report.met({kind: counts})})")  # fmt: skip
 
 
-def _unlike(texts: pa.Table, good: pa.Table, wanted: int) -> tuple[pa.Table, int]:
+def _unlike(texts: pa.Table, good: documents.Sketched, wanted: int) -> tuple[pa.Table, int]:
     """The first `wanted` texts that do not nearly repeat a positive, and how many that do were passed over."""
-    near = documents.near_duplicates(texts["text"], good["text"])
+    near = documents.near_duplicates(texts["text"], good)
     places = np.flatnonzero(~near)[:wanted]
     looked_at = int(places[-1]) + 1 if len(places) == wanted else len(texts)
     return texts.take(pa.array(places)), looked_at - len(places)
 
 
-def _drawn(files: list[Path], good: pa.Table, lang: str, seed: int) -> tuple[pa.Table, dict[str, int]]:
+def _drawn(files: list[Path], good: documents.Sketched, lang: str, seed: int) -> tuple[pa.Table, dict[str, int]]:
     """As many texts of a corpus as there are positives, none of them like one; fewer only where the corpus has no more.
 
     The corpus is read again for as long as there are too few, each time for the texts that come next in the sample's
     order, so that no more are held than for one reading.
     """
-    asked, above, missing = len(good) + len(good) // 10, -1, len(good)
+    missing = len(good.texts)
+    asked, above = missing + missing // 10, -1
     parts: list[pa.Table] = []
     repeated = near = 0
     while True:
@@ -142,20 +145,18 @@ def train(examples: Examples, recipe: Recipe, out: Path, name: str, about: list[
 
     Returns the card. Raises `ValueError` where a split has no documents of a kind: too few domains.
     """
-    start = time.process_time()
     model = model_path(out, name, recipe)
     places = documents.split(examples.table["domain"].to_pylist(), examples.labels, recipe.seed)
-    places = _without_repeats(examples, places)
+    places, repeats = _without_repeats(examples, places)
     _check(examples, places)
     _fit(examples, places == 0, recipe, model)
-    seconds = time.process_time() - start
     scorer = classifiers.load_with(model, LABELS[1], recipe.preparation())
     judged = {split: _judged(examples, places == at, scorer) for at, split in enumerate(SPLITS) if at}
     card = report.finite({
         "name": name, "about": about, "label": LABELS[1], "language": [recipe.lang],
         "preparation": recipe.preparation()._asdict(),
         "file": model.name, "bytes": model.stat().st_size, "sha256": sha256(model),
-        "training": _training(examples, places, recipe, seconds),
+        "training": _training(examples, places, recipe, repeats),
         "facts": report.facts(judged["test"], judged["calibrate"], recipe.seed),
     })  # fmt: skip
     write_json(cards.path_of(model), card)
@@ -164,27 +165,33 @@ def train(examples: Examples, recipe: Recipe, out: Path, name: str, about: list[
     return card
 
 
-def _training(examples: Examples, places: np.ndarray, recipe: Recipe, seconds: float) -> dict[str, Any]:
+def _training(examples: Examples, places: np.ndarray, recipe: Recipe, repeats: dict[str, int]) -> dict[str, Any]:
     """What a card says of what was learned from, and how."""
     learned = examples.labels[places == 0]
     return {
         "positives": int(learned.sum()),
         "negatives": int((~learned).sum()),
         "domains": len(set(examples.table["domain"].filter(pa.array(places == 0)).to_pylist())),
-        "cpu_seconds": round(seconds, 1),
-        "left_out": {**examples.counts, "test_near_training": int((places < 0).sum())},
+        "left_out": {**examples.counts, **repeats},
         "negatives_in_other_languages": examples.foreign,
         "arguments": {**recipe.arguments(), "rows": recipe.rows},
     }
 
 
-def _without_repeats(examples: Examples, places: np.ndarray) -> np.ndarray:
-    """The splits, -1 for a document of another split that nearly repeats one learned from: mirrors, licences."""
-    texts, learned = examples.table["text"], places == 0
-    repeats = documents.near_duplicates(texts.filter(pa.array(~learned)), texts.filter(pa.array(learned)))
-    places = places.copy()
-    places[np.flatnonzero(~learned)[repeats]] = -1
-    return places
+def _without_repeats(examples: Examples, places: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+    """The splits without what one of them nearly repeats of another (-1): mirrors, licences; and how many that were.
+
+    What is near a document learned from is not judged by; nor does a document calibrate that is near one of the test.
+    """
+    texts, places = examples.table["text"], places.copy()
+    counts = {}
+    for name, others, of in (("test_near_training", places > 0, places == 0),
+                             ("calibrate_near_test", places == 1, places == 2)):  # fmt: skip
+        rows = np.flatnonzero(others & (places >= 0))
+        near = documents.near_duplicates(texts.take(pa.array(rows)), texts.filter(pa.array(of & (places >= 0))))
+        places[rows[near]] = -1
+        counts[name] = int(near.sum())
+    return places, counts
 
 
 def _check(examples: Examples, places: np.ndarray) -> None:
@@ -204,7 +211,8 @@ def _fit(examples: Examples, chosen: np.ndarray, recipe: Recipe, model: Path) ->
         path = os.path.join(folder, "lines.txt")
         with open(path, "wb") as file:
             for label, line in zip(examples.labels[rows], _lines(texts, recipe), strict=True):
-                file.write(LABELS[int(label)].encode() + b" " + line + b"\n")
+                if line:  # of a text of nothing but marks, say, no token is left
+                    file.write(LABELS[int(label)].encode() + b" " + line + b"\n")
         learner = fasttext.train_supervised(path, verbose=0, **recipe.arguments())
         if recipe.rows:
             learner.quantize(path, qnorm=True, retrain=True, cutoff=recipe.rows, epoch=2, lr=recipe.rate / 4,
@@ -224,10 +232,23 @@ def _lines(texts: pa.ChunkedArray, recipe: Recipe) -> list[bytes]:
             line = raw[offsets[at] : offsets[at + 1]]
             target = int(_SHORTEST * (4 * _WINDOW / _SHORTEST) ** random.random())
             if at % 2 and len(line) > target:
-                first = line.find(b" ", int(random.integers(len(line) - target))) + 1
-                line = line[first : max(line.rfind(b" ", first, first + target), first + 1)]
+                line = _cut(line, int(random.integers(len(line) - target)), target)
             lines.append(line)
     return lines
+
+
+def _cut(line: bytes, place: int, target: int) -> bytes:
+    """Whole tokens of a line, `target` bytes of them at most, from the first that begins after `place` on.
+
+    `place` is more than `target` bytes before the end. Where long tokens leave fewer than `_LEFT` bytes, it is `target`
+    bytes at least instead, from the token on that `place` is in.
+    """
+    first = line.find(b" ", place) + 1
+    last = line.rfind(b" ", first, first + target)
+    if last - first < _LEFT:
+        first = line.rfind(b" ", 0, place) + 1
+        last = line.find(b" ", first + target)
+    return line[first:last]
 
 
 def _judged(examples: Examples, chosen: np.ndarray, scorer: classifiers.Scorer) -> report.Judged:
@@ -255,13 +276,16 @@ def train_classifier(
     name: Annotated[str, typer.Option(help="Of the files written.")] = "classifier",
     about: Annotated[list[str] | None, typer.Option(help="A paragraph for the card: what the texts are.")] = None,
     limit: Annotated[int, typer.Option(min=_LEAST, help="Texts of each kind, sampled by hash.")] = 200_000,
-    rows: Annotated[int, typer.Option(min=0, help="Quantise to so many n-grams (60000: 2 MB); 0: do not.")] = 0,
-    dim: Annotated[int, typer.Option(min=1)] = Recipe("").dim,
-    epochs: Annotated[int, typer.Option(min=1)] = Recipe("").epochs,
-    threads: Annotated[int, typer.Option(min=1, help="1: the same model each time.")] = 1,
-    seed: Annotated[int, typer.Option(min=0)] = 1,
+    rows: Annotated[
+        int, typer.Option(min=0, max=1 << 30, help="Quantise to so many n-grams (60000: 2 MB); 0: do not.")
+    ] = 0,
+    dim: Annotated[int, typer.Option(min=1, max=10_000)] = Recipe("").dim,
+    epochs: Annotated[int, typer.Option(min=1, max=10_000)] = Recipe("").epochs,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="1: the same model each time.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED)] = 1,
 ) -> None:
     """Train a classifier for `classify` from good texts and others; writes a model, its card and a report."""
+    start = time.process_time()
     sampled = not negatives or negatives == ["auto"]
     if sampled and not corpus:
         raise typer.BadParameter("negatives are sampled from a corpus, which --corpus must name")
@@ -278,5 +302,6 @@ def train_classifier(
     found = card["facts"]
     print(f"{out / name}: {card['bytes']:,} bytes, {lang}, ROC-AUC {found['roc_auc']['value']:.3f} "
           f"({found['roc_auc']['low']:.3f} to {found['roc_auc']['high']:.3f}) on {found['test']['domains']} domains "
-          f"not learned from, rho with length {found['score_length_rho']['all']:.2f}")  # fmt: skip
+          f"not learned from, rho with length {found['score_length_rho']['all']:.2f}, "
+          f"{time.process_time() - start:.1f} CPU-seconds")  # fmt: skip
     print(report.training(card["training"]))

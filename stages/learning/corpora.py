@@ -152,9 +152,22 @@ def _parquet(path: Path) -> Iterator[Batch]:
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (_is_text(value) or pa.types.is_null(value)):
         raise Unusable(f"{path}: column 'text' is of {kind}, not of text")
+    columns = [name for name in COLUMNS if name in kinds.names]
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_BATCH, columns=[n for n in COLUMNS if n in kinds.names], use_threads=False):
-            yield _from_table(batch)
+        for at in range(file.num_row_groups):
+            group = file.metadata.row_group(at)
+            size = max(1, group.total_byte_size // max(1, group.num_rows))
+            rows = max(1, min(_BATCH, schema.BATCH_BYTES // size))
+            for batch in file.iter_batches(rows, row_groups=[at], columns=columns, use_threads=False):
+                yield from _split(_from_table(batch))
+
+
+def _split(batch: Batch) -> Iterator[Batch]:
+    """The same in batches of some `schema.BATCH_BYTES` of text, which a file that stores repeats once does not tell."""
+    lost = batch.lost
+    for docs in schema.split_batches(batch.docs) if len(batch.docs) else [batch.docs]:
+        yield Batch(docs, lost)
+        lost = Counter()
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +15,15 @@ import pyarrow.compute as pc
 import xxhash
 
 from pipeline.schema import split_batches, text_buffers
-from stages.kernels import fasttext, sketch, windows
+from stages.kernels import cluster, fasttext, sketch, windows
 from stages.learning import corpora
 from stages.learning.corpora import Unusable
 from stages.models import fasttext as models
 
 EXAMPLE = {"text": pa.large_string(), "domain": pa.string()}
-"""The columns of examples; their texts together may be more than 2 GB. The domain: that of the URL, else the column
-`domain`, else `source`, else the file's name."""
+"""The columns of examples; their texts together may be more than 2 GB. The domain: the host of the URL in lower case,
+without `www.` before and a dot after it, else the column `domain`, else `source`, else the file's name. Which hosts
+belong to one owner would need the public suffix list, and is not asked: `blog.a.com` and `a.com` are two domains."""
 
 SPLITS = ("train", "calibrate", "test")
 SHARES = (0.7, 0.1, 0.2)
@@ -33,9 +34,10 @@ _LABEL = "__label__"
 _NAMES = {"arabic": "ar", "chinese": "zh", "cmn": "zh", "dutch": "nl", "english": "en", "french": "fr", "german": "de",
           "hindi": "hi", "italian": "it", "japanese": "ja", "korean": "ko", "mandarin": "zh", "polish": "pl",
           "portuguese": "pt", "russian": "ru", "spanish": "es", "turkish": "tr", "vietnamese": "vi"}  # fmt: skip
-_HOST = r"^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?(?P<host>[^/?#:]+)"
+_HOST = r"^[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?(?:www\.)?(?P<host>[^/?#:]*[^/?#:.])"
 _NEAR, _NGRAM, _CHAR_NGRAM, _BANDS, _ROWS, _LEAST = 0.8, 5, 8, 16, 7, 5  # as `dedup`
 _BEGINNING = 4000  # characters by which near duplicates are looked for
+_NEVER = 2.0  # a share of shingles that no text holds
 
 
 def files(paths: Iterable[Path]) -> list[Path]:
@@ -50,7 +52,7 @@ def read(path: Path) -> Iterator[pa.Table]:
 
 
 def _examples(docs: pa.Table, path: Path) -> pa.Table:
-    host = pc.utf8_lower(pc.struct_field(pc.extract_regex(docs["url"], _HOST), "host"))
+    host = pc.struct_field(pc.extract_regex(pc.utf8_lower(docs["url"]), _HOST), "host")
     domain = pc.coalesce(host, docs["domain"], docs["source"], corpora.name_of(path))
     return pa.table([docs["text"], domain], pa.schema(list(EXAMPLE.items())))
 
@@ -136,46 +138,76 @@ def _lid() -> models.Classifier:
     return models.read(_LID)
 
 
-def near_duplicates(texts: pa.ChunkedArray, of: pa.ChunkedArray) -> np.ndarray:
+class Sketched(NamedTuple):
+    """Texts, and what near duplicates of them are looked for by."""
+
+    texts: pa.ChunkedArray
+    exact: np.ndarray  # uint64[n, 2]: hash of the normalised beginning, zeros where that is empty
+    keys: np.ndarray  # uint64[n, 16]: band keys, zeros where there are too few shingles
+
+
+def sketched(texts: pa.ChunkedArray) -> Sketched:
+    """Sketches of the first 4,000 characters of these texts."""
+    table = sketch.unit_table()
+    exact, keys = [np.zeros((0, 2), np.uint64)], [np.zeros((0, _BANDS), np.uint64)]
+    for data, offsets in _beginnings(texts):
+        found = sketch.sketch_rows(data, offsets, table, _NGRAM, _CHAR_NGRAM, _BANDS, _ROWS, 1, _LEAST)
+        exact.append(found[0])
+        keys.append(found[1])
+    return Sketched(texts, np.concatenate(exact), np.concatenate(keys))
+
+
+def _beginnings(texts: pa.ChunkedArray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for batch in split_batches(pa.table({"text": texts})):
+        yield text_buffers(pc.utf8_slice_codeunits(batch["text"], 0, _BEGINNING))
+
+
+def near_duplicates(texts: pa.ChunkedArray, of: pa.ChunkedArray | Sketched) -> np.ndarray:
     """bool: which of `texts` repeat one of the others: the same normalised text, or shingles of Jaccard >= 0.8.
 
-    Looked for as `dedup` does, by band keys and then by the shingle sets themselves, in the first 4,000 characters.
+    Looked for as `dedup` does, in the first 4,000 characters: by band keys, then by the shingle sets of all that share
+    one. So the answer for a text is its own affair, whatever the number and the order of the others.
     """
-    (exact, keys, sets), (wanted_exact, wanted_keys, wanted_sets) = _sketched(texts), _sketched(of)
-    known = {tuple(row) for row in wanted_exact.tolist()} - {(0, 0)}
-    found = np.array([tuple(row) in known for row in exact.tolist()], bool)
-    order = np.argsort(wanted_keys.reshape(-1), kind="stable")
-    ordered = wanted_keys.reshape(-1)[order]
-    for row in np.flatnonzero(~found & (np.isin(keys, ordered) & (keys != 0)).any(axis=1)):
-        first, last = (np.searchsorted(ordered, keys[row], side=side) for side in ("left", "right"))
-        others = np.unique(np.concatenate([order[a : min(b, a + 50)] // _BANDS for a, b in zip(first, last)]))
-        found[row] = any(_jaccard(sets, row, wanted_sets, other) >= _NEAR for other in others)
-    return found
+    ours, theirs = sketched(texts), of if isinstance(of, Sketched) else sketched(of)
+    numbers = np.unique(np.concatenate([theirs.exact, ours.exact]), axis=0, return_inverse=True)[1].reshape(-1)
+    known, asked = numbers[: len(theirs.exact)], numbers[len(theirs.exact) :]
+    found = ours.exact.any(axis=1) & np.isin(asked, known)
+    open_ = np.flatnonzero(~found & _shares_a_key(ours.keys, theirs.keys))
+    candidates = np.flatnonzero(_shares_a_key(theirs.keys, ours.keys[open_]))
+    candidates = candidates[np.unique(known[candidates], return_index=True)[1]]  # each text once
+    rows = open_[np.unique(asked[open_], return_index=True)[1]]
+    near = rows[_near(ours, rows, theirs, candidates)]
+    return np.asarray(found | np.isin(asked, asked[near]))
 
 
-def _sketched(texts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """exact (uint64[n, 2]), band keys (uint64[n, 16]) and shingle sets of the beginnings."""
+def _shares_a_key(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return np.asarray((np.isin(keys, others) & (keys != 0)).any(axis=1))
+
+
+def _near(ours: Sketched, rows: np.ndarray, theirs: Sketched, candidates: np.ndarray) -> np.ndarray:
+    """bool: which of our rows are near one of their candidates.
+
+    `dedup`'s clustering, with the candidates as what was there before: a row leaves for the first text that it is near
+    to, and all candidates come before the rows.
+    """
+    parts = [_sets(theirs.texts, candidates), _sets(ours.texts, rows)]
+    starts = np.cumsum(np.concatenate([np.zeros(1, np.int64), *(np.diff(starts) for starts, _ in parts)]))
+    values = np.concatenate([values for _, values in parts])
+    keys = np.concatenate([theirs.keys[candidates], ours.keys[rows]])
+    groups, settled = np.array([0, len(keys)]), np.arange(len(keys)) < len(candidates)
+    keeper, *_ = cluster.leaders(groups, starts, values, keys, settled, _NEAR, _NEVER, len(keys))
+    return (keeper[len(candidates) :] >= 0) & (keeper[len(candidates) :] < len(candidates))
+
+
+def _sets(texts: pa.ChunkedArray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """starts (int64[rows + 1]) and values (uint64) of the shingle sets of the beginnings of these rows."""
     table = sketch.unit_table()
-    parts = []
-    for batch in split_batches(pa.table({"text": texts})):
-        data, offsets = text_buffers(pc.utf8_slice_codeunits(batch["text"], 0, _BEGINNING))
-        exact, keys, _, _ = sketch.sketch_rows(data, offsets, table, _NGRAM, _CHAR_NGRAM, _BANDS, _ROWS, 1, _LEAST)
-        parts.append((exact, keys, *sketch.shingle_sets(data, offsets, table, _NGRAM, _CHAR_NGRAM)))
-    if not parts:
-        return np.zeros((0, 2), np.uint64), np.zeros((0, _BANDS), np.uint64), (np.zeros(1, np.int64), np.zeros(0))
-    sizes = np.concatenate([np.diff(starts) for _, _, starts, _ in parts])
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    return (
-        np.concatenate([part[0] for part in parts]),
-        np.concatenate([part[1] for part in parts]),
-        (starts, np.concatenate([part[3] for part in parts])),
-    )
-
-
-def _jaccard(sets: Any, row: Any, others: Any, other: Any) -> float:
-    one, two = ((values[starts[at] : starts[at + 1]]) for (starts, values), at in ((sets, row), (others, other)))
-    shared = len(np.intersect1d(one, two, assume_unique=True))
-    return shared / max(1, len(one) + len(two) - shared)
+    sizes, values = [np.zeros(1, np.int64)], [np.zeros(0, np.uint64)]
+    for data, offsets in _beginnings(texts.take(pa.array(rows))):
+        starts, found = sketch.shingle_sets(data, offsets, table, _NGRAM, _CHAR_NGRAM)
+        sizes.append(np.diff(starts))
+        values.append(found)
+    return np.cumsum(np.concatenate(sizes)), np.concatenate(values)
 
 
 def split(domains: list[str], labels: np.ndarray, seed: int) -> np.ndarray:

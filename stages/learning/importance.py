@@ -5,8 +5,9 @@ distribution in the target, from another in the corpus; what is kept is the log 
 are estimated with one added to every count (Laplace). The authors' code adds 1e-8 to the probabilities instead, which
 makes of every bucket that a small target happens to lack a verdict of -10 or lower.
 
-A fifth of the target is not learned from: the card tells how much nearer to it the corpus comes, at several rates,
-by drawing in proportion to the weights, by taking the highest, and by chance.
+A fifth of the target is not learned from, whole domains of it and nothing that repeats what is: the card tells how much
+nearer to it the corpus comes, at several rates, by drawing in proportion to the weights, by taking the highest, and by
+chance.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ import typer
 from pipeline.schema import split_batches, text_buffers
 from pipeline.storage import atomic, sha256, write_array, write_json
 from stages.kernels import hashed
-from stages.learning import documents, measures
+from stages.learning import documents, measures, perplexity
 from stages.learning.report import figure, finite, plain
 from stages.models import cards
 
@@ -40,9 +41,12 @@ WAYS = {
 _TEMPERATURES = {"document": (1, 100, 10_000), "feature": (1, 0.1, 0.01)}  # by `per` of the stage
 _DRAWN_AT = 0.1  # temperature of a draw by means
 _LEAST = 20  # documents of each kind
-_HELD_OUT = 5  # every so manieth text of the target
+_HELD_OUT = 0.2  # share of the target's text
 _JUDGED = 50_000  # texts of the corpus that resampling is tried on
 _DRAWS = 5  # repetitions of what depends on chance
+_ONE_DOMAIN = (
+    "**Note**: all texts of the target are of one domain: texts are held out, not domains, and the figures flatter."
+)
 _LISTED, _TOP, _SAMPLES, _SHOWN = 500, 15, 3, 160  # texts searched for n-grams, n-grams named, texts shown, characters
 
 
@@ -142,9 +146,9 @@ def train(target: list[Path], corpus: list[Path], out: Path, asked: Asked) -> di
     raw, of_raw = documents.sample(documents.files(corpus), asked.limit, asked.seed, asked.lang)
     if min(len(good), len(raw)) < _LEAST:
         raise ValueError(f"{len(good)} target texts and {len(raw)} of the corpus: at least {_LEAST} of each are needed")
-    held = np.arange(len(good)) % _HELD_OUT == 0  # the sample is in the order of a hash
-    learned, kept_back = (good["text"].filter(pa.array(side)) for side in (~held, held))
-    ours, wanted, theirs = (counted(texts, asked.buckets) for texts in (learned, kept_back, raw["text"]))
+    split = perplexity.apart(good, asked.seed, _HELD_OUT)
+    learned = split.learned["text"]
+    ours, wanted, theirs = (counted(texts, asked.buckets) for texts in (learned, split.test["text"], raw["text"]))
     for name, counts in (("target", ours), ("part of the target that is held out", wanted), ("corpus", theirs)):
         if not counts.any():
             raise ValueError(f"the {name} has no words")
@@ -154,8 +158,7 @@ def train(target: list[Path], corpus: list[Path], out: Path, asked: Asked) -> di
         "name": asked.name, "about": asked.about, "language": [asked.lang] if asked.lang else [],
         "buckets": asked.buckets, "features": hashed.VERSION, "file": model.name,
         "bytes": model.stat().st_size, "sha256": sha256(model), "seed": asked.seed, "limit": asked.limit,
-        "target": {**of_good, "texts": len(learned), "held_out": len(kept_back), "features": int(ours.sum()),
-                   "sha256": digest(good["text"])},
+        "target": {**of_good, **_told(split), "features": int(ours.sum()), "sha256": digest(good["text"])},
         "corpus": {**of_raw, "texts": len(raw), "features": int(theirs.sum()), "sha256": digest(raw["text"]),
                    "in_target": int(pc.sum(pc.is_in(raw["text"], good["text"].combine_chunks())).as_py() or 0)},
         "facts": {"divergence": divergence(smoothed(ours), smoothed(theirs)),
@@ -167,6 +170,15 @@ def train(target: list[Path], corpus: list[Path], out: Path, asked: Asked) -> di
     with atomic(out / f"{asked.name}.md") as beside:
         beside.write_text(markdown(card), encoding="utf-8")
     return card
+
+
+def _told(split: perplexity.Split) -> dict[str, Any]:
+    """What a card says of what was learned from and what was not; `whole`: what was kept together."""
+    return {
+        "texts": len(split.learned), "domains": pc.count_distinct(split.learned["domain"]).as_py(),
+        "held_out": len(split.test), "domains_held_out": pc.count_distinct(split.test["domain"]).as_py(),
+        "held_out_near_learned": split.near, "whole": split.whole,
+    }  # fmt: skip
 
 
 def _facts(pool: Texts, wanted: np.ndarray, ratios: np.ndarray, seed: int) -> dict[str, Any]:
@@ -245,18 +257,9 @@ def _ngrams(texts: pa.ChunkedArray, ratios: np.ndarray, sign: float) -> list[Any
 
 def markdown(card: dict[str, Any]) -> str:
     """The card as a page."""
-    target, corpus, facts = card["target"], card["corpus"], card["facts"]
+    facts = card["facts"]
     lines = [
-        f"# {card['name']}",
-        "",
-        *(f"{paragraph}\n" for paragraph in card["about"]),
-        f"Log importance weights by hashed words and word pairs, {card['buckets']:,} buckets; languages: "
-        f"{', '.join(card['language']) or 'any'}; {card['bytes']:,} bytes, sha256 `{card['sha256']}`.",
-        "",
-        f"Target: {target['texts']:,} texts, {target['features']:,} features, and {target['held_out']:,} texts held "
-        f"out. Corpus: {corpus['texts']:,} texts, {corpus['features']:,} features; {corpus['in_target']:,} texts of it "
-        "are in the target, too.",
-        "",
+        *_head(card),
         "| measure | value |",
         "|---|---|",
         f"| divergence of the target from the corpus, nats a feature | {facts['divergence']:.3f} |",
@@ -286,6 +289,25 @@ def markdown(card: dict[str, Any]) -> str:
         lines += ["", f"## What speaks {title}", ""]
         lines += [", ".join(f"{plain(name)} ({ratio:+.2f})" for name, ratio, _ in card["ngrams"][side])]
     return "\n".join(lines) + "\n"
+
+
+def _head(card: dict[str, Any]) -> list[str]:
+    target, corpus = card["target"], card["corpus"]
+    apart = f", of {target['domains_held_out']:,} domains besides the {target['domains']:,} learned from"
+    return [
+        f"# {card['name']}",
+        "",
+        *(f"{paragraph}\n" for paragraph in card["about"]),
+        f"Log importance weights by hashed words and word pairs, {card['buckets']:,} buckets; languages: "
+        f"{', '.join(card['language']) or 'any'}; {card['bytes']:,} bytes, sha256 `{card['sha256']}`.",
+        "",
+        f"Target: {target['texts']:,} texts, {target['features']:,} features, and {target['held_out']:,} texts held "
+        f"out{apart if target['whole'] == 'domains' else ''}; {target['held_out_near_learned']:,} more were left out, "
+        f"as they nearly repeat a text learned from. Corpus: {corpus['texts']:,} texts, {corpus['features']:,} "
+        f"features; {corpus['in_target']:,} texts of it are in the target, too.",
+        "",
+        *([_ONE_DOMAIN, ""] if target["whole"] == "texts" else []),
+    ]
 
 
 def _row(entry: dict[str, Any]) -> str:

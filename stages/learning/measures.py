@@ -88,7 +88,7 @@ def isotonic(scores: np.ndarray, labels: np.ndarray) -> Isotonic:
     """
     order = np.argsort(scores, kind="stable")
     scores, labels = scores[order], labels[order]
-    starts = np.unique(np.searchsorted(scores, scores[np.arange(0, len(scores), max(1, len(scores) // _STEPS))]))
+    starts = np.unique(np.searchsorted(scores, scores[np.arange(0, len(scores), max(1, -(-len(scores) // _STEPS)))]))
     sums, sizes = np.add.reduceat(labels.astype(float), starts), np.diff([*starts, len(scores)])
     pools: list[tuple[float, int, int]] = []  # positives, documents, first group
     for at in range(len(starts)):

@@ -27,8 +27,8 @@ from stages.models import ngrams as reader
 
 ORDERS = dict.fromkeys(("zh", "yue", "wuu", "ja", "ko"), 5)  # of many characters, each worth more
 ORDER = 7
-_HELD_OUT, _NEARLY = 0.1, 0.09  # share of the text; what is near enough to it
-_FEWEST, _MOST = 0.05, 0.5  # and its bounds, where whole domains can keep to them
+_HELD_OUT, _MOST = 0.1, 0.5  # share of the text; its bound, where whole domains can keep to it
+_NEARLY, _FEWEST = 0.9, 0.5  # of that share: what is near enough to it, and the lower bound
 _FEW = 20  # documents to judge by, below which the report warns
 _SAMPLED = 2000  # texts whose language is looked at
 _LEAST = 20  # documents to learn from and to judge by, together
@@ -50,12 +50,12 @@ def gather(paths: list[Path], lang: str, limit: int, seed: int) -> tuple[pa.Tabl
     return table, lang, counts
 
 
-def held_out(groups: list[str], sizes: np.ndarray, seed: int) -> np.ndarray:
-    """bool: which documents are not to be learned from: whole groups (domains), about a tenth of the text (`sizes`).
+def held_out(groups: list[str], sizes: np.ndarray, seed: int, share: float = _HELD_OUT) -> np.ndarray:
+    """bool: which documents are not to be learned from: whole groups (domains), about a `share` of the text (`sizes`).
 
-    In an order that a keyed hash decides, each group that still fits into a tenth. Where that comes to less than 9 %,
-    as with a few large domains, it is that with one more, or one alone, whichever comes nearest to a tenth; at least
-    5 % if any of these does, and never more than half.
+    In an order that a keyed hash decides, each group that still fits into the share. Where that comes to less than nine
+    tenths of it, as with a few large domains, it is that with one more, or one alone, whichever comes nearest to the
+    share; at least half of it if any of these does, and never more than half of the text.
     """
     names, place = np.unique(np.array(groups, object), return_inverse=True)
     shares = np.bincount(place, sizes) / max(1, sizes.sum())
@@ -63,15 +63,15 @@ def held_out(groups: list[str], sizes: np.ndarray, seed: int) -> np.ndarray:
     chosen, taken = np.zeros(len(names), bool), 0.0
     ordered = sorted(range(len(names)), key=hashes.__getitem__)
     for at in ordered:
-        if taken + shares[at] <= _HELD_OUT:
+        if taken + shares[at] <= share:
             chosen[at] = True
             taken += shares[at]
-    if taken < _NEARLY:
+    if taken < _NEARLY * share:
         others = [at for at in ordered if not chosen[at]]
         options = [(taken, chosen.nonzero()[0].tolist())]
         options += [(taken + shares[at], [*options[0][1], at]) for at in others] + [(shares[at], [at]) for at in others]
         allowed = [option for option in options if option[0] <= _MOST]
-        _, best = min(allowed, key=lambda option: (option[0] < _FEWEST, abs(option[0] - _HELD_OUT)))
+        _, best = min(allowed, key=lambda option: (option[0] < _FEWEST * share, abs(option[0] - share)))
         chosen = np.isin(np.arange(len(names)), best)
     return chosen[place]
 
@@ -112,7 +112,7 @@ def train(table: pa.Table, recipe: Recipe, counts: dict[str, int], out: Path, na
     """
     path = out / f"{name}.ngrams"
     cards.free_for(path)
-    split = _split(table, recipe.seed)
+    split = apart(table, recipe.seed)
     known, unknown = kneser_ney.known_characters(split.learned["text"], recipe.order)
     grams = kneser_ney.count(split.learned["text"], known, recipe.order)
     by_order = []
@@ -143,11 +143,14 @@ class Split(NamedTuple):
     near: int  # how many repeated what is learned from
 
 
-def _split(table: pa.Table, seed: int) -> Split:
-    """Raises `ValueError` where either would be empty."""
+def apart(table: pa.Table, seed: int, share: float = _HELD_OUT) -> Split:
+    """Hold out about this share of the text, whole domains where there are several (`documents.EXAMPLE`).
+
+    Raises `ValueError` where either side would be empty.
+    """
     whole = "domains" if pc.count_distinct(table["domain"]).as_py() > 1 else "texts"
     names = table["domain" if whole == "domains" else "text"].to_pylist()
-    away = held_out(names, pc.binary_length(table["text"]).to_numpy(), seed)
+    away = held_out(names, pc.binary_length(table["text"]).to_numpy(), seed, share)
     learned, test = table.filter(pa.array(~away)), table.filter(pa.array(away))
     near = documents.near_duplicates(test["text"], learned["text"])
     test = test.filter(pa.array(~near))

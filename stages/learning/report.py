@@ -118,8 +118,10 @@ def met(counts: dict[str, Any]) -> str:
 
 def training(learned: dict[str, Any]) -> str:
     """What of a card's training a person should see: what was met and left out, and what was not left out."""
-    near = learned["left_out"]["test_near_training"]
-    lines = [f"Met and left out: {met(learned['left_out'])}; to be judged by, but near one learned from: {near:,}."]
+    left_out = learned["left_out"]
+    lines = [f"Met and left out: {met(left_out)}; to be judged by, but near one learned from: "
+             f"{left_out['test_near_training']:,}; to calibrate with, but near one of the test: "
+             f"{left_out['calibrate_near_test']:,}."]  # fmt: skip
     if foreign := learned.get("negatives_in_other_languages"):
         lines.append(f"{foreign:,} of the negatives that were given look to be in other languages, and were kept.")
     return "\n".join(lines)
@@ -127,7 +129,7 @@ def training(learned: dict[str, Any]) -> str:
 
 def markdown(card: dict[str, Any]) -> str:
     """The card for people."""
-    return "\n".join([*_head(card), *_measured(card["facts"]), *_cuts(card["facts"]["keep_rates"])]) + "\n"
+    return "\n".join([*_head(card), *_measured(card["facts"]), *_cuts(card["facts"])]) + "\n"
 
 
 def _head(card: dict[str, Any]) -> list[str]:
@@ -164,8 +166,13 @@ def _measured(found: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def _cuts(rates: list[dict[str, Any]]) -> list[str]:
+def _cuts(found: dict[str, Any]) -> list[str]:
+    rates, positives = found["keep_rates"], found["test"]["positives"]
+    share = positives / max(1, positives + found["test"]["negatives"])
     lines = [
+        f"What a cut keeps of these test documents, of which {share:.0%} are positives. A corpus has another share of "
+        "good texts, and so another score, precision and recall at each rate.",
+        "",
         "| keep | from score | precision | recall | median length kept / dropped | domains kept | domains dropped |",
         "|---|---|---|---|---|---|---|",
         *(_row(entry) for entry in rates),

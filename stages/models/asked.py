@@ -84,7 +84,7 @@ class Answers:
         for model in sharing:
             rows = _rows(docs, model.languages())
             texts = docs["text"] if len(rows) == len(docs) else docs["text"].take(pa.array(rows))
-            self.values[rows] = answer(model, texts)[: len(rows)]
+            self.values[rows] = answer(model, texts)
             self._asked.append((model, rows))
 
     def column(self) -> pa.Array:

@@ -92,9 +92,10 @@ def score(data: np.ndarray, offsets: np.ndarray, scorer: Scorer) -> np.ndarray:
     """float32[rows]: the probability of the scorer's label for every row of `schema.text_buffers`.
 
     It is the library's to the last digits, so up to 1e-5 above 1, and 0 where the library does not name the label (in
-    a hierarchical softmax, below 1e-5). NaN where the model says nothing at all, as of a text in which it knows neither
-    a word nor the end of the line.
+    a hierarchical softmax, below 1e-5). NaN for a text of which the model knows nothing, neither a word nor an n-gram
+    (the library would give its prior there, that of a line without a word), and where it names no label at all.
     """
-    found, chances = fasttext.predict(*scorer.preparation(data, offsets), scorer.model, scorer.labels)
+    texts = scorer.preparation(data, offsets)
+    found, chances, known = fasttext.predict_and_count(*texts, scorer.model, scorer.labels)
     ours = np.where(found == scorer.label, chances, 0).sum(axis=1, dtype=np.float32)
-    return np.where(found[:, 0] >= 0, ours, np.float32(np.nan))
+    return np.where((known > 0) & (found[:, 0] >= 0), ours, np.float32(np.nan))

@@ -4,6 +4,9 @@ The format is that of fastText 0.9 (github.com/facebookresearch/fastText; file v
 labels, input matrix, output matrix, little-endian, no padding. A dense input matrix stays in the file, mapped, so that
 all workers of a machine share it. A quantised one is expanded to float32 (Joulin et al. 2016, "FastText.zip": a row is
 one code for each of its sub-vectors, the number of one of 256 centroids, and maybe a code for its norm).
+
+Kernels index memory by what the file says without looking, so nothing of it is believed: every figure is held against
+the others and against the length of the file before it is used, also before memory of its size is asked for.
 """
 
 import mmap
@@ -20,6 +23,7 @@ _SUPERVISED = 3
 _LOSSES = {1: fasttext.TREE, 2: fasttext.SIGMOIDS, 3: fasttext.SOFTMAX, 4: fasttext.SIGMOIDS}  # 2: negative sampling
 _CENTROIDS = 256
 _NEVER = 10**15  # count of a node of the tree that is not there yet
+_LONGEST = 1000  # no n-gram is of more words or characters; rooms in the kernel grow with it
 
 
 class Classifier(NamedTuple):
@@ -54,15 +58,24 @@ class _Dictionary(NamedTuple):
     pruned: np.ndarray | None  # int32[kept, 2], the buckets that are kept and their rows, counted after the words'
 
 
+class _Damaged(Exception):
+    """The file contradicts itself, or ends early."""
+
+
+def _check(holds: bool, why: str) -> None:
+    if not holds:
+        raise _Damaged(why)
+
+
 def read(path: Path) -> Classifier:
     """The supervised model in this file.
 
-    Raises `ValueError` for a file that is no fastText model, one that is cut short, and one trained without labels
-    (skipgram, cbow); `OSError` for one that cannot be read.
+    Raises `ValueError` for a file that is no fastText model, one that is cut short or whose figures do not fit each
+    other, and one trained without labels (skipgram, cbow); `OSError` for one that cannot be read.
     """
     try:
         return _classifier(_File(path))
-    except (struct.error, IndexError) as error:
+    except (struct.error, _Damaged) as error:
         raise ValueError(f"{path} is a damaged fastText model: {error}") from error
 
 
@@ -73,18 +86,25 @@ def _classifier(file: "_File") -> Classifier:
     arguments = _Arguments(*file.numbers("12id"))
     if arguments.kind != _SUPERVISED or arguments.loss not in _LOSSES:
         raise ValueError(f"{file.path} is a fastText model of words, not a classifier")
+    _check_arguments(arguments)
     if version == 11:  # supervised models of that time had no character n-grams, whatever their arguments say
         arguments = arguments._replace(maxn=0)
     dictionary = _dictionary(file, arguments.bucket)
     quantised = file.flag()
-    table = _quantised(file) if quantised else _dense(file)
-    output = _quantised(file) if file.flag() and quantised else _dense(file)
+    table = _matrix(file, quantised, arguments.dim)
+    output = _matrix(file, file.flag() and quantised, arguments.dim)
     labels = [label.decode("utf-8", "replace") for label in dictionary.entries[dictionary.words :]]
-    buckets = arguments.bucket if dictionary.pruned is None else dictionary.pruned[:, 1].max(initial=-1) + 1
-    rows = dictionary.words + buckets
-    if table.shape[0] < rows or output.shape[0] < len(labels) or {table.shape[1], output.shape[1]} != {arguments.dim}:
-        raise ValueError(f"{file.path} is a damaged fastText model: its matrices do not fit its dictionary")
+    buckets = arguments.bucket if dictionary.pruned is None else len(dictionary.pruned)
+    _check(len(table) >= dictionary.words + buckets, f"{len(table)} rows for {dictionary.words} words + {buckets}")
+    _check(len(output) >= len(labels), f"{len(output)} rows for {len(labels)} labels")
     return Classifier(labels, _model(arguments, dictionary, table, output))
+
+
+def _check_arguments(arguments: _Arguments) -> None:
+    _check(arguments.dim > 0, f"vectors of {arguments.dim} dimensions")
+    _check(arguments.bucket >= 0, f"{arguments.bucket} buckets")
+    for length in (arguments.word_ngrams, arguments.minn, arguments.maxn):
+        _check(0 <= length <= _LONGEST, f"n-grams of {length}")
 
 
 def _model(arguments: _Arguments, dictionary: _Dictionary, table: np.ndarray, output: np.ndarray) -> fasttext.Model:
@@ -94,7 +114,7 @@ def _model(arguments: _Arguments, dictionary: _Dictionary, table: np.ndarray, ou
     return fasttext.Model(
         word_ngrams=arguments.word_ngrams if arguments.bucket else 1,
         minn=max(1, arguments.minn),
-        maxn=max(0, arguments.maxn) if arguments.bucket else 0,
+        maxn=arguments.maxn if arguments.bucket else 0,
         bucket=arguments.bucket,
         loss=_LOSSES[arguments.loss],
         words=dictionary.words,
@@ -114,11 +134,12 @@ def _kept(dictionary: _Dictionary, bucket: int) -> tuple[np.ndarray, np.ndarray,
     if dictionary.pruned is None:
         return np.zeros(0, np.uint64), np.zeros(0, np.int32), np.zeros(0, np.int64)
     pairs = dictionary.pruned[np.argsort(dictionary.pruned[:, 0], kind="stable")]
-    bits = np.zeros(-(-bucket // 64) * 64, np.uint8)
-    bits[pairs[:, 0]] = 1
-    counts = bits.reshape(-1, 64).sum(axis=1, dtype=np.int32)
-    order = np.concatenate([np.arange(dictionary.words), dictionary.words + pairs[:, 1].astype(np.int64)])
-    return np.packbits(bits, bitorder="little").view(np.uint64), (np.cumsum(counts) - counts).astype(np.int32), order
+    buckets, rows = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
+    kept, counts = np.zeros(-(-bucket // 64), np.uint64), np.zeros(-(-bucket // 64), np.int32)
+    np.bitwise_or.at(kept, buckets >> 6, np.uint64(1) << (buckets & 63).astype(np.uint64))
+    np.add.at(counts, buckets >> 6, np.int32(1))
+    order = np.concatenate([np.arange(dictionary.words), dictionary.words + rows])
+    return kept, np.cumsum(counts, dtype=np.int32) - counts, order
 
 
 class _File:
@@ -143,64 +164,78 @@ class _File:
 
     def array(self, dtype: str, size: int) -> np.ndarray:
         """A one-dimensional array, as a view of the file."""
+        _check(size >= 0, f"an array of {size}")
         start, self.place = self.place, self.place + size * np.dtype(dtype).itemsize
-        if size < 0 or self.place > len(self.data):
-            raise IndexError(f"it ends {self.place - len(self.data)} bytes early")
+        if self.place > len(self.data):
+            raise _Damaged(f"it ends {self.place - len(self.data)} bytes early")
         return np.frombuffer(self.data, dtype, size, start)
 
     def word(self) -> bytes:
         """Bytes up to a zero."""
         end = self.data.find(b"\0", self.place)
-        if end < 0:
-            raise IndexError("it ends within a word")
+        _check(end >= 0, "it ends within a word")
         start, self.place = self.place, end + 1
         return self.data[start:end]
 
 
 def _dictionary(file: _File, bucket: int) -> _Dictionary:
     size, words, labels, _, pruned = file.numbers("iiiqq")
+    fits = words >= 0 and labels > 0 and words + labels == size and pruned >= -1
+    _check(fits, f"{words} words and {labels} labels of {size}, {pruned} buckets kept")
     entries, counts = [], []
     for number in range(size):
         entries.append(file.word())
         count, kind = file.numbers("qb")
         counts.append(count)
-        if kind != (number >= words):
-            raise ValueError(f"{file.path} is a damaged fastText model: its words and labels are mixed")
-    if words + labels != size or labels == 0:
-        raise ValueError(f"{file.path} is a damaged fastText model: {words} words and {labels} labels of {size}")
+        _check(kind == (number >= words), "words and labels are mixed")
+    _check(min(counts) >= 0 and sum(counts) < _NEVER, "words or labels occur impossibly often")
     pairs = file.array("<i4", 2 * pruned).reshape(-1, 2) if pruned >= 0 else None
+    if pairs is not None:
+        for numbers, limit in ((pairs[:, 0], bucket), (pairs[:, 1], len(pairs))):
+            _check(len(np.unique(numbers)) == len(numbers), "a bucket is kept twice")
+            _check(numbers.min(initial=0) >= 0 and numbers.max(initial=-1) < limit, "a kept bucket is out of range")
     return _Dictionary(entries, counts, words, pairs)
 
 
-def _dense(file: _File) -> np.ndarray:
-    rows, dim = file.numbers("qq")
+def _matrix(file: _File, quantised: bool, dim: int) -> np.ndarray:
+    """float32[rows, dim]."""
+    return _quantised(file, dim) if quantised else _dense(file, dim)
+
+
+def _dense(file: _File, dim: int) -> np.ndarray:
+    rows, columns = file.numbers("qq")
+    _check(columns == dim and rows >= 0, f"a matrix of {rows} rows of {columns}, not {dim}")
     return file.array("<f4", rows * dim).reshape(rows, dim)
 
 
-def _quantised(file: _File) -> np.ndarray:
+def _quantised(file: _File, dim: int) -> np.ndarray:
     """A product-quantised matrix, expanded."""
-    (normed,) = file.numbers("?")
-    rows, dim, size = file.numbers("qqi")
+    normed = file.flag()
+    rows, columns, size = file.numbers("qqi")
+    _check(columns == dim and rows >= 0, f"a matrix of {rows} rows of {columns}, not {dim}")
     codes = file.array("u1", size)
-    parts = _centroids(file)
+    parts = _centroids(file, dim)
+    _check(rows * len(parts) == size, f"{size} codes for {rows} rows of {len(parts)}")
     codes = codes.reshape(rows, len(parts))
+    norms = file.array("u1", rows) if normed else None
+    scales = _centroids(file, 1)[0] if normed else None
     table = np.empty((rows, dim), np.float32)
     start = 0
     for number, part in enumerate(parts):
         table[:, start : start + part.shape[1]] = part[codes[:, number]]
         start += part.shape[1]
-    if normed:
-        norms = file.array("u1", rows)
-        table *= _centroids(file)[0][norms]
+    if scales is not None:
+        table *= scales[norms]
     return _constant(table)
 
 
-def _centroids(file: _File) -> list[np.ndarray]:
-    """float32[256, width] for each sub-vector; the last one may be narrower."""
-    dim, parts, width, last = file.numbers("iiii")
+def _centroids(file: _File, dim: int) -> list[np.ndarray]:
+    """float32[256, width] for each sub-vector of a vector; the last one may be narrower."""
+    columns, parts, width, last = file.numbers("iiii")
+    _check(columns == dim, f"centroids of {columns}, not {dim}")
+    _check(parts > 0 and 0 < last <= width and width * (parts - 1) + last == dim, f"{parts} parts of {width}, {last}")
     flat = file.array("<f4", dim * _CENTROIDS)
-    widths = [width] * (parts - 1) + [last]
-    ends = np.cumsum(widths) * _CENTROIDS
+    ends = np.cumsum([width] * (parts - 1) + [last]) * _CENTROIDS
     return [piece.reshape(_CENTROIDS, -1) for piece in np.split(flat, ends[:-1])]
 
 
