@@ -372,7 +372,7 @@ def test_what_cannot_be_trained_from_is_said(tmp_path: Path) -> None:
     for target, corpus, said in (
         (few, many, "at least 20 of each"),
         (many, few, "30 target texts and 1 of the corpus"),
-        (tmp_path / "no.jsonl", many, "no .parquet"),
+        (tmp_path / "no.jsonl", many, "no such file"),
         (blank, many, "the target has no words"),
     ):
         code, output = command("--target", target, "--corpus", corpus, "--out", tmp_path / "out")

@@ -277,8 +277,12 @@ def test_where_all_is_held_out_there_is_nothing_to_learn(tmp_path: Path) -> None
 def test_without_a_size_the_knee_is_taken(tmp_path: Path) -> None:
     told = tokenizer.learn(Asked((SAMPLE,), None, None, 0.2, (400, 800, 1200), body=1, width=1), tmp_path)
     assert told["vocab_size"] == 400 == Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab_size()
+    assert "| knee |" in (report := (tmp_path / "report.md").read_text(encoding="utf-8"))
+    assert "may be cheaper still" not in report
     told = tokenizer.learn(Asked((SAMPLE,), None, None, 0.2, (400, 800, 1200), body=1e9, width=1), tmp_path)
     assert told["vocab_size"] == 1200 == Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab_size()
+    assert "knee |" not in (report := (tmp_path / "report.md").read_text(encoding="utf-8")), "it may lie beyond"
+    assert "larger ones may be cheaper still" in report
 
 
 def plainly_ranked(piece: bytes, known: dict[bytes, int]) -> list[int]:
@@ -356,7 +360,7 @@ def test_what_is_compared_and_what_is_missing_is_told(learned: tuple[dict[str, A
     assert theirs["tokens"] > 1.2 * own["tokens"], "400 ids against 2,000"
     text = (out / "report.md").read_text(encoding="utf-8")
     assert f"({own['bytes_per_token'] / theirs['bytes_per_token']:.2f}x)" in text
-    assert "Not compared, as no file of it is here: cl100k, o200k." in text
+    assert "Not compared, as no file of it is here: cl100k, o200k (`npm install gpt-tokenizer`" in text
     assert [row["vocab_size"] for row in told["curve"]] == [600, 1000, 2000]
 
 
@@ -412,8 +416,9 @@ def test_the_command(command: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["missing.parquet", "--vocab-size", "1000"], "missing.parquet: no .parquet, .jsonl or .txt (.gz, .zst) there"),
+        (["missing.parquet", "--vocab-size", "1000"], "missing.parquet: no such file or folder"),
         ([ROOT / "LICENSE", "--vocab-size", "1000"], "LICENSE: no .parquet, .jsonl or .txt (.gz, .zst) there"),
+        ([SAMPLE, "--vocab-size", "400", "--vocabulary", "nowhere"], "nowhere: none of r50k_base.tiktoken, "),
         ([SAMPLE], "give a --vocab-size, or --sizes"),
         ([SAMPLE, "--sizes", "1000,many"], "expected numbers with commas between"),
         ([SAMPLE, "--sizes", "100"], "of 300 and more"),

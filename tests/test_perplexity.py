@@ -522,7 +522,7 @@ def test_what_cannot_be_trained_is_told_in_a_sentence(tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
     assert "at least 20" in trained(few, *out)
     assert "'xx'" in trained(one, *out, "--lang", "xx")
-    assert "no .parquet" in trained(tmp_path / "nowhere", *out)
+    assert "no such file" in trained(tmp_path / "nowhere", *out)
     for size in ("0.0001", "-1", "inf", "1e9", "nan"):
         assert "--size" in (said := trained(one, *out, "--size", size))
         assert said.endswith(" 2")

@@ -32,6 +32,7 @@ _UNSPACED = {"zh", "yue", "wuu", "ja", "th", "lo", "km", "my"}  # where words ha
 _WINDOW = 600  # bytes in each of three pieces
 _SHORTEST = 100  # bytes of prepared text that a cut aims at, at least
 _LEFT = 50  # and that it leaves, at least
+_CHANCE = 0.5  # ROC-AUC of one that knows nothing
 _LEAST = 20  # documents of each kind, before anything can be learned or said
 _BATCH = 20_000  # texts prepared at a time
 _LARGEST_SEED = (1 << 31) - 1  # fastText's is of 32 bits, with a sign
@@ -248,7 +249,7 @@ def _cut(line: bytes, place: int, target: int) -> bytes:
     if last - first < _LEFT:
         first = line.rfind(b" ", 0, place) + 1
         last = line.find(b" ", first + target)
-    return line[first:last]
+    return line[first:last] if last >= 0 else line[first:]
 
 
 def _judged(examples: Examples, chosen: np.ndarray, scorer: classifiers.Scorer) -> report.Judged:
@@ -267,7 +268,9 @@ def commands(app: typer.Typer) -> None:
 
 
 def train_classifier(
-    positives: Annotated[list[Path], typer.Option(help="Good texts: runs, folders, .parquet, .jsonl, .txt.")],
+    positives: Annotated[
+        list[Path], typer.Option(help="Good texts: runs, folders, .parquet, .jsonl, .txt; may be repeated.")
+    ],
     out: Annotated[Path, typer.Option(help="The folder for the model, its card and its report.")],
     negatives: Annotated[list[str] | None, typer.Option(help="Others, taken as they are; 'auto': of --corpus.")] = None,
     corpus: Annotated[list[Path] | None, typer.Option(help="What negatives are sampled from.")] = None,
@@ -277,7 +280,7 @@ def train_classifier(
     about: Annotated[list[str] | None, typer.Option(help="A paragraph for the card: what the texts are.")] = None,
     limit: Annotated[int, typer.Option(min=_LEAST, help="Texts of each kind, sampled by hash.")] = 200_000,
     rows: Annotated[
-        int, typer.Option(min=0, max=1 << 30, help="Quantise to so many n-grams (60000: 2 MB); 0: do not.")
+        int, typer.Option(min=0, max=1 << 30, help="Quantise to so many n-grams (50000: 1 MB); 0: do not.")
     ] = 0,
     dim: Annotated[int, typer.Option(min=1, max=10_000)] = Recipe("").dim,
     epochs: Annotated[int, typer.Option(min=1, max=10_000)] = Recipe("").epochs,
@@ -294,14 +297,17 @@ def train_classifier(
     given = None if sampled else [Path(path) for path in negatives or []]
     try:
         recipe = Recipe(lang, seed=seed, threads=threads, dim=dim, epochs=epochs, rows=rows)
-        model_path(out, name, recipe)
+        model = model_path(out, name, recipe)
         examples, lang = gather(positives, given, corpus or [], lang, limit, seed, not lang_check)
         card = train(examples, recipe._replace(lang=lang), out, name, about or [])
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     found = card["facts"]
-    print(f"{out / name}: {card['bytes']:,} bytes, {lang}, ROC-AUC {found['roc_auc']['value']:.3f} "
+    print(f"{model}: {card['bytes']:,} bytes, {lang}, ROC-AUC {found['roc_auc']['value']:.3f} "
           f"({found['roc_auc']['low']:.3f} to {found['roc_auc']['high']:.3f}) on {found['test']['domains']} domains "
           f"not learned from, rho with length {found['score_length_rho']['all']:.2f}, "
           f"{time.process_time() - start:.1f} CPU-seconds")  # fmt: skip
     print(report.training(card["training"]))
+    if found["roc_auc"]["low"] <= _CHANCE:
+        print("Note: by its interval this may be no better than chance: more texts, of more domains, or more --epochs "
+              "where there are few.")  # fmt: skip

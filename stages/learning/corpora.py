@@ -64,7 +64,7 @@ def name_of(path: Path) -> str:
 def _at(path: Path) -> list[Path]:
     found = _below(path) if path.is_dir() else [path] if path.is_file() and _kind(path) else []
     if not found:
-        raise Unusable(f"{path}: no {UNDERSTOOD} there")
+        raise Unusable(f"{path}: no {UNDERSTOOD} there" if path.exists() else f"{path}: no such file or folder")
     return found
 
 

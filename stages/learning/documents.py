@@ -116,6 +116,8 @@ def languages(texts: pa.ChunkedArray) -> list[str | None]:
 def main_language(texts: pa.ChunkedArray) -> str:
     """The language of most of these texts, of equals the first by name. Raises `Unusable` where none can be told."""
     found = Counter(name for name in languages(texts) if name is not None)
+    if not len(texts):
+        raise Unusable("no document with text is there to learn from")
     if not found:
         raise Unusable("the texts are in no language that can be told; name it with --lang")
     return min(found, key=lambda name: (-found[name], name))

