@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from pipeline import schema
 from pipeline.stage import Stage
-from stages.models import asked, classifiers
+from stages.models import asked, cards, classifiers, fasttext
 from stages.models.asked import Answers, Asked, Name
 
 _DATA = Path(__file__).parent / "data"
@@ -34,7 +34,9 @@ class Scoring(Asked):
     def _one_model(self) -> "Scoring":
         if (self.path is None) == (self.builtin is None):
             raise ValueError("exactly one of `path` and `builtin` says which model")
-        if self.path is not None and self.path.exists() and not self.card().label and self.label is None:
+        if self.path is not None:
+            cards.check_begins(self.path, fasttext.MARK, "a fastText model")
+        if self.path is not None and self.path.is_file() and not self.card().label and self.label is None:
             raise ValueError(f"{self.path} has no card: `label` must say which of its labels is the score")
         return self
 

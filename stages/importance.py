@@ -29,7 +29,7 @@ class Weighing(Asked):
 
     @model_validator(mode="after")
     def _has_a_card(self) -> "Weighing":
-        if self.path.exists() and reader.read_card(self.path) is None:
+        if self.path.is_file() and reader.read_card(self.path) is None:
             raise ValueError(f"{self.path} has no card, which train-importance writes beside it")
         return self
 

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from pipeline import schema
 from pipeline.stage import Stage
 from stages.kernels import ngrams
-from stages.models import asked
+from stages.models import asked, cards
 from stages.models import ngrams as reader
 from stages.models.asked import Answers, Asked, Name
 
@@ -35,6 +35,10 @@ class Asking(Asked):
     def _one_model(self) -> "Asking":
         if (self.path is None) == (self.builtin is None):
             raise ValueError("exactly one of `path` and `builtin` says which model")
+        if self.path is not None:
+            cards.check_begins(
+                self.path, reader.MARK, "an n-gram model of train-perplexity, or one of an older version"
+            )
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"`min` {self.min} is above `max` {self.max}: nothing would stay")
         return self

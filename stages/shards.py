@@ -180,7 +180,10 @@ class Shards(Sink):
         if times is None:
             raise Refused(found["refused"])
         if not found["tokens"]:
-            raise Refused("the mixture leaves no document to train on")
+            groups = len(found["groups"])
+            raise Refused(
+                f"the mixture leaves no document to train on: its {groups:,} groups come to less than one each"
+            )
         tokens, first = np.zeros(runs.RANGES, np.int64), 0
         for out in scattered:
             last = first + sum(run.num_rows for run in runs.read(out))

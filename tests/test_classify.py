@@ -181,6 +181,7 @@ def test_the_shipped_pair_prefers_prose() -> None:
     ("models", "said"),
     [
         ({"a": {}}, "exactly one of"),
+        ({"a": {"path": ROOT / "README.md", "label": "yes"}}, "README.md is not a fastText model"),
         ({"a": {"builtin": "en", "path": "x.bin"}}, "exactly one of"),
         ({"a": {"builtin": "en", "kepe": 1}}, "kepe"),
         ({"a": {"path": str(LID)}}, "has no card"),

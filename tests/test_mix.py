@@ -304,6 +304,16 @@ def test_the_temperature_goes_by_bytes(tmp_path: Path) -> None:
     assert told == {"en": pytest.approx(1200, rel=0.02), "sw": pytest.approx(600, rel=0.02)}
 
 
+def test_groups_of_less_than_a_document_are_said(tmp_path: Path) -> None:
+    mix = {"by": ["url"], "tokens": 100}
+    docs = documents(
+        {"a": 100},
+    )
+    docs = docs.set_column(docs.column_names.index("url"), "url", pa.array([f"http://{at}" for at in range(100)]))
+    with pytest.raises(Refused, match="its 100 groups come to less than one each"):
+        build(sink(mix), [[docs]], tmp_path)
+
+
 def test_more_copies_than_can_be_counted_are_refused(tmp_path: Path) -> None:
     mix = {"groups": {"a": {"epochs": 40_000, "max_epochs": 50_000}}}
     with pytest.raises(Refused, match="a: a document would come up 40,000 times"):

@@ -445,6 +445,7 @@ def test_reasons_name_the_column_the_figure_and_the_limit(tmp_path: Path) -> Non
     ("asked", "said"),
     [
         ({"it": {}}, "exactly one"),
+        ({"it": {"path": ROOT / "stages/data/quality-en.ftz"}}, "is not an n-gram model"),
         ({"it": {"builtin": "en", "path": "x"}}, "exactly one"),
         ({"it": {"builtin": "en", "min": 3, "max": 2}}, "nothing would stay"),
         ({"it": {"builtin": "en", "max": math.nan}}, "finite"),

@@ -31,10 +31,22 @@ def read(model: Path, kind: str, of: Callable[[dict[str, Any]], T]) -> T | None:
         card = of(raw)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not the card of {kind}: {error!r}") from error
+    except KeyError as error:
+        raise ValueError(f"{path} is not the card of {kind}: it has no {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not the card of {kind}: {error}") from error
     _check_is_of(model, path, raw)
     return card
+
+
+def check_begins(model: Path, mark: bytes, kind: str) -> None:
+    """Raises `ValueError` for a file that does not begin as `kind` (as "a fastText model") does; one that is not there
+    is for others to miss."""
+    if not model.is_file():
+        return
+    with model.open("rb") as file:
+        if file.read(len(mark)) != mark:
+            raise ValueError(f"{model} is not {kind}")
 
 
 def free_for(model: Path) -> None:

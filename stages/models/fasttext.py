@@ -19,6 +19,9 @@ import numpy as np
 from stages.kernels import fasttext
 
 _MAGIC, _VERSIONS = 793712314, (11, 12)
+
+MARK = _MAGIC.to_bytes(4, "little")
+"""The first bytes of a model."""
 _SUPERVISED = 3
 _LOSSES = {1: fasttext.TREE, 2: fasttext.SIGMOIDS, 3: fasttext.SOFTMAX, 4: fasttext.SIGMOIDS}  # 2: negative sampling
 _CENTROIDS = 256

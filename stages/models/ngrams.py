@@ -24,7 +24,6 @@ from stages.kernels import ngrams
 from stages.kernels.ngrams import FIRST, Automaton, Level
 from stages.models import cards
 
-_MARK = b"gm-ngrams 2\n"
 _FIELD = 8  # bytes of the digest, and of the size
 _LEVEL = 19  # zstd's; Brotli's best is 7 % smaller, and takes 5 times as long, several times in training
 _MOST_BYTES = 1 << 30  # unpacked
@@ -33,6 +32,10 @@ _TYPES = (np.uint16, np.uint8, np.uint8, np.uint16)  # of a `Level`
 _HEADER = re.compile(  # version 1, of 128 bytes
     rb"\x93NUMPY\x01\0v\0\{'descr': '(?P<type>.{3})', 'fortran_order': False, 'shape': \((?P<count>\d{1,12}),\), \} *\n"
 )
+
+
+MARK = b"gm-ngrams 2\n"
+"""The first bytes of a model."""
 
 
 class Model(NamedTuple):
@@ -48,7 +51,7 @@ class Model(NamedTuple):
             np.save(raw, array, allow_pickle=False)
         content = raw.getvalue()
         sealed = len(content).to_bytes(_FIELD, "little") + pa.Codec("zstd", _LEVEL).compress(content, asbytes=True)
-        return _MARK + xxhash.xxh3_64_digest(sealed) + sealed
+        return MARK + xxhash.xxh3_64_digest(sealed) + sealed
 
 
 def write(path: Path, model: Model) -> None:
@@ -60,10 +63,10 @@ def write(path: Path, model: Model) -> None:
 def read(path: Path) -> Model:
     """The model in this file. Raises `ValueError` where it is none, or not as it was written."""
     data = path.read_bytes()
-    if not data.startswith(_MARK):
+    if not data.startswith(MARK):
         raise ValueError(f"{path} is not an n-gram model of train-perplexity, or one of an older version")
     try:
-        return _decoded(data[len(_MARK) :])
+        return _decoded(data[len(MARK) :])
     except (OSError, ValueError) as error:  # OSError: Arrow's, of a stream that is not zstd's
         raise ValueError(f"{path} is damaged: {error}") from error
 
