@@ -28,7 +28,7 @@ class Lines:
 
     def begin(self, what: str, tasks: int, done: int, size: int) -> None:
         self._what, self._tasks, self._done, self._size = what, tasks, done, size
-        self._seen, self._docs, self._had = 0, 0, done
+        self._seen, self._docs, self._had, self._told = 0, 0, done, done
         self._started = self._said = time.monotonic()
 
     def advance(self, receipt: dict[str, Any] | None, size: int) -> None:
@@ -39,11 +39,11 @@ class Lines:
             self._say()
 
     def end(self) -> None:
-        if self._done > self._had:
+        if self._done > self._told:
             self._say()
 
     def _say(self) -> None:
-        self._said = time.monotonic()
+        self._said, self._told = time.monotonic(), self._done
         spent = max(self._said - self._started, 1e-9)
         ran = self._done - self._had
         parts = [f"{self._what}: {self._done}/{self._tasks}"]
