@@ -50,6 +50,11 @@ class Rows(Source):
 '''
 
 
+def _as_from_a_terminal() -> None:
+    """Ctrl-C is heard, also where the tests themselves run in a shell's background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Workshop:
     """A folder to work in, with stages of its own beside the real ones, and what it takes to run as a person would."""
 
@@ -76,7 +81,7 @@ class Workshop:
         return subprocess.Popen(
             [sys.executable, *args],
             cwd=self.folder, env=self.environment(), text=True, encoding="utf-8",
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=_as_from_a_terminal,
         )  # fmt: skip
 
     def environment(self) -> dict[str, str]:
