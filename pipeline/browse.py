@@ -12,9 +12,6 @@ import pyarrow.parquet as pq
 from pipeline import corpus, increments, ledger, receipts, storage
 from pipeline.stage import Sink
 
-_SPARE = 20
-"""Of the survivors that are looked at for each that is shown, since a mixture may leave many out."""
-
 
 class NotARun(ValueError):
     """A path that is no run directory, or a question it has no answer to."""
@@ -152,23 +149,27 @@ def kept(home: Path, found: dict[str, Any], stage: str | None = None) -> list[Pa
 
 
 def _sampled(home: Path, found: dict[str, Any], stage: str | None, count: int) -> list[dict[str, Any]]:
-    """Some survivors; of all documents that reached a sink, enough are looked at to leave out those that it dropped."""
+    """Some survivors; where the last stage dropped some that reached it, of those in the corpus."""
     paths = kept(home, found, stage)
-    if stage is not None:
-        return list(ledger.sample(paths, None, count))
-    rows = list(ledger.sample(paths, None, _SPARE * count))
-    gone = left_in_sink(home, found, [row["id"] for row in rows])
-    return [row for row in rows if row["id"] not in gone][:count]
+    chosen = in_corpus(home, found, count) if stage is None or stage in found["groups"][-1]["stages"] else None
+    return list(ledger.sample(paths, None, count) if chosen is None else ledger.of(paths, sorted(chosen)[:count]))
 
 
-def left_in_sink(home: Path, found: dict[str, Any], ids: list[str]) -> set[str]:
-    """Which of these documents the last stage dropped, if that is a sink (a mixture leaves some out)."""
+def in_corpus(home: Path, found: dict[str, Any], count: int) -> set[str] | None:
+    """Ids of at least `count` documents of the finished corpus (all, if it has fewer), from its beginning, which is in
+    random order; None where the last stage dropped nothing that reached it, so that all survivors are in the corpus."""
     last = found["groups"][-1]
-    paths = receipts.rejects(home / last["folder"], receipts.of_group(home, last, found["partitions"]))
-    if last["kind"] != "sink" or not paths:
-        return set()
-    rows = ds.dataset(paths, format="parquet").to_table(columns=["id"], filter=ds.field("id").isin(ids))
-    return set(rows["id"].to_pylist())
+    folder = home / last["folder"]
+    said = receipts.of_group(home, last, found["partitions"])
+    if last["kind"] != "sink" or not receipts.rejects(folder, said) or not (folder / "sink.json").is_file():
+        return None
+    ids: set[str] = set()
+    with pq.ParquetFile(folder / "docs.parquet") as file:
+        for group in range(file.num_row_groups):
+            ids |= set(file.read_row_group(group, columns=["id"])["id"].to_pylist())
+            if len(ids) >= count:
+                break
+    return ids
 
 
 def figures(row: dict[str, Any]) -> dict[str, Any]:
@@ -259,7 +260,7 @@ def verify(folder: Path) -> tuple[list[str], list[str]]:
     wrong, said = [], []
     for number, home in increments.of(folder):
         if number > last:
-            wrong.append(f"{home} is not finished; the same command continues")
+            wrong.append(f"{home} is not finished: {state(home)}")
             continue
         broken, checked = _verify(home)
         wrong += [f"{home.name}: {line}" for line in broken]

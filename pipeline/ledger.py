@@ -127,10 +127,18 @@ def sample(paths: list[Path], reason: str | None, count: int) -> Iterator[dict[s
         if reason is not None and "drop" not in names:
             continue
         table = pq.read_table(path, columns=["id"], filters=(ds.field("drop") == reason) if reason else None)
-        ids = sorted(table["id"].to_pylist())[:count]
-        if ids:
-            found += pq.read_table(path, filters=ds.field("id").isin(ids)).to_pylist()
-    yield from sorted(found, key=lambda row: row["id"])[:count]
+        found += of([path], sorted(table["id"].to_pylist())[:count])
+        found = sorted(found, key=lambda row: row["id"])[:count]
+    yield from found
+
+
+def of(paths: list[Path], ids: list[str]) -> list[dict[str, Any]]:
+    """The documents of these ids, whole but for their tokens, from Parquet files; in the order of ids."""
+    found: list[dict[str, Any]] = []
+    for path in paths if ids else []:
+        names = [name for name in pq.read_schema(path).names if name != "input_ids"]
+        found += pq.read_table(path, columns=names, filters=ds.field("id").isin(ids)).to_pylist()
+    return sorted(found, key=lambda row: row["id"])
 
 
 def story(row: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pipeline import browse, chart, corpus, receipts, storage
 PAGE = "report.html"
 _FILES = 16  # of documents, spread over the run, that samples are taken from
 _PER_REASON, _KEPT, _ROWS = 3, 6, 15
-_LOOKED_AT = 200  # of a file, for those that stayed
+_LOOKED_AT = 100_000  # documents of a corpus, for samples of what a mixture left in it
 _SNIPPET = 200  # characters of a sample
 _ALARMS = 5  # shown at once
 
@@ -213,10 +213,10 @@ def _kept(folder: Path, found: dict[str, Any]) -> Iterator[str]:
     """A few documents that stayed, from all over the run."""
     rows: list[dict[str, Any]] = []
     paths = _spread(browse.kept(folder, found))
+    chosen = browse.in_corpus(folder, found, _LOOKED_AT)
     for path in paths:
-        ids = sorted(pq.read_table(path, columns=["id"])["id"].to_pylist())[:_LOOKED_AT]
-        gone = browse.left_in_sink(folder, found, ids)
-        ids = [id_ for id_ in ids if id_ not in gone][: -(-_KEPT // len(paths))]
+        ids = sorted(pq.read_table(path, columns=["id"])["id"].to_pylist())
+        ids = [id_ for id_ in ids if chosen is None or id_ in chosen][: -(-_KEPT // len(paths))]
         rows += _rows(path, ids) if ids else []
     if rows:
         yield "<h2>Kept, some samples</h2>"

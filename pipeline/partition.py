@@ -174,7 +174,7 @@ class _Writer:
         self._bytes = self._many = 0
 
     def write(self, docs: pa.Table) -> None:
-        """Of the first batch, be it of no rows, what is said of columns is taken for the whole file."""
+        """What is said of columns by the first batch of some rows (or before it) is taken for the whole file."""
         if self._writer is None and not self._waiting:
             self._schema = _described(self._schema, docs.schema)
         if len(docs) == 0:

@@ -136,14 +136,15 @@ class Shards(Sink):
         """What the mixture comes to, by columns of documents at rest (and their texts, if bytes give weights)."""
         if not self.mix or not any(pq.read_metadata(path).num_rows for path in docs):
             return None
-        columns = {"id", "n_tokens", *self.mix.needs, *(["text"] if self.mix.temperature else [])}
-        return copies.Seen(self.mix, (self._numbered(batch) for batch in _batches(docs, columns)), self.seed).settled()[
-            1
-        ]
+        columns = {"id", "n_tokens", *self.mix.needs, *(["text"] if self.mix.by_bytes else [])}
+        seen = copies.Seen(self.mix, (self._numbered(batch) for batch in _batches(docs, columns)), self.seed)
+        return seen.settled()[1] if seen.any_to_train_on() else None
 
     def _numbered(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """With `key`, and `n_bytes` (0 where there is no text), as a run has them."""
-        sizes = pc.binary_length(batch["text"]) if "text" in batch.schema.names else pa.repeat(pa.scalar(0), len(batch))
+        sizes = pa.repeat(pa.scalar(0), len(batch))
+        if "text" in batch.schema.names:
+            sizes = pc.fill_null(pc.binary_length(batch["text"]), 0)
         keys = pa.array(self.keys(batch["id"].to_pylist()), pa.uint64())
         return batch.append_column("key", keys).append_column("n_bytes", sizes)
 
@@ -179,11 +180,6 @@ class Shards(Sink):
         storage.write_json(told, {"mix": found})
         if times is None:
             raise Refused(found["refused"])
-        if not found["tokens"]:
-            groups = len(found["groups"])
-            raise Refused(
-                f"the mixture leaves no document to train on: its {groups:,} groups come to less than one each"
-            )
         tokens, first = np.zeros(runs.RANGES, np.int64), 0
         for out in scattered:
             last = first + sum(run.num_rows for run in runs.read(out))
@@ -335,7 +331,7 @@ def _batches(docs: list[Path], columns: set[str]) -> Iterator[pa.RecordBatch]:
     for path in docs:
         with pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
-                yield file.read_row_group(group, sorted(columns), use_threads=False).combine_chunks().to_batches()[0]
+                yield from file.read_row_group(group, sorted(columns), use_threads=False).combine_chunks().to_batches()
 
 
 def _tokenizer(facts: dict[str, str], folder: Path) -> Path:

@@ -304,6 +304,57 @@ def test_the_temperature_goes_by_bytes(tmp_path: Path) -> None:
     assert told == {"en": pytest.approx(1200, rel=0.02), "sw": pytest.approx(600, rel=0.02)}
 
 
+FORMS = [
+    {"by": ["source"], "groups": {"web*": {"weight": 2}, "wiki": {"epochs": 3}, "*": {"tokens": 500}}, "tokens": 5000},
+    {"by": ["source"], "tokens": 2500},
+    {"by": ["lang"]},
+    {"by": ["lang"], "temperature": 3.3, "premiums": {"zh": 0.93}},
+    {"by": ["lang", "bucket"], "groups": {"*": {"epochs": 1.5}}},
+    {"by": ["lang"], "quality": {"rate": 1, "floor": 0.2}, "tokens": 3000},
+    {"by": ["lang"], "upsample": "dup_count", "temperature": 2},
+    {"by": ["lang"], "groups": {"en": {"tokens": 1e9}, "*": {"epochs": 1}}},
+    {"by": ["id"], "tokens": 20},
+]
+
+
+@pytest.mark.parametrize("mix", FORMS)
+def test_what_is_foreseen_of_documents_at_rest_is_what_comes(mix: dict, tmp_path: Path) -> None:
+    rows = 500
+    docs = documents(
+        {"web/a": 200, "web/b": 100, "wiki": 100, "books": 100}, [8 + at % 9 for at in range(rows)],
+        lang=pa.array(["en", "zh", "sw", None, "en"] * 100),
+        bucket=pa.array([at % 20 for at in range(rows)], pa.int8()),
+        dup_count=pa.array([at % 7 for at in range(rows)], pa.int32()),
+    )  # fmt: skip
+    at_rest = [tmp_path / "0.parquet", tmp_path / "1.parquet", tmp_path / "2.parquet"]
+    for path, part in zip(at_rest, (docs.slice(0, 300), docs.slice(0, 0), docs.slice(300))):
+        pq.write_table(part, path)
+    stage = sink(mix, val_fraction=0.1)
+    foreseen = stage.foreseen(at_rest)
+    parts = [[docs.slice(0, 300)], [docs.slice(300)]]
+    if "refused" in foreseen:
+        with pytest.raises(Refused, match=re.escape(foreseen["refused"])):
+            build(stage, parts, tmp_path / "out")
+    else:
+        came = build(stage, parts, tmp_path / "out").manifest["mix"]
+        assert {name: came[name] for name in foreseen} == foreseen
+    assert ("refused" in foreseen) == (mix in FORMS[-2:])
+
+
+def test_where_nothing_is_to_be_settled_nothing_is_foreseen(tmp_path: Path) -> None:
+    docs = documents({"a": 5})
+    pq.write_table(docs, tmp_path / "docs.parquet")
+    pq.write_table(docs.slice(0, 0), tmp_path / "none.parquet")
+    for fields in ({"val_fraction": 0.5, "seed": 9}, {"val_fraction": 0}):
+        stage = sink({"tokens": 10}, **fields)
+        assert stage.foreseen([tmp_path / "none.parquet"]) is None
+    everything_held_out = next(seed for seed in range(1, 999) if (
+        sink({}, val_fraction=0.5, seed=seed).keys(docs["id"].to_pylist()) >> np.uint64(63)).all())  # fmt: skip
+    stage = sink({"tokens": 10}, val_fraction=0.5, seed=everything_held_out)
+    assert stage.foreseen([tmp_path / "docs.parquet"]) is None
+    assert len(build(stage, [[docs]], tmp_path / "out").docs) == 5
+
+
 def test_groups_of_less_than_a_document_are_said(tmp_path: Path) -> None:
     mix = {"by": ["url"], "tokens": 100}
     docs = documents(
@@ -410,6 +461,26 @@ def test_groups_that_are_exhausted_are_said_in_the_end(workshop: Workshop) -> No
     assert told["wiki.txt"]["exhausted"]
     assert f"mixture: wiki.txt is exhausted: {told['wiki.txt']['realised']:,} of 1,500 tokens, 4 epochs" in said
     assert "web* is exhausted" not in said
+
+
+def test_little_of_much_is_found_and_empty_partitions_are_no_hindrance(workshop: Workshop) -> None:
+    workshop.write("in/a.txt", "".join(f"Line {number} of a page.\n" for number in range(900)))
+    workshop.write("in/empty.txt", "\n\n")
+    recipe = RUN.replace("TOKENS", "150").replace('web*: {weight: 1}, "wiki.txt": {epochs: 3}', "a.txt: {weight: 1}")
+    workshop.write("mixed.yaml", recipe.replace("0.02", "0"))
+    workshop.run("run", "mixed.yaml")
+    (home,) = (workshop.folder / "runs/mixed").glob("*-shards-*")
+    there = set(pq.read_table(home / "docs.parquet")["id"].to_pylist())
+    assert len(there) < 20
+    for words in (("-n", "3"), ("-n", "3", "--stage", "shards")):
+        shown = set(re.findall(r"─ ([0-9a-f]{32})", workshop.run("show", "mixed", *words)))
+        assert len(shown) == 3
+        assert shown <= there
+    page = (workshop.folder / "runs/mixed/report.html").read_text()
+    kept = page[page.index("Kept, some samples") :]
+    shown = set(re.findall(r'class="id">([0-9a-f]{32})', kept))
+    assert shown
+    assert shown <= there
 
 
 def test_what_is_asked_is_told_whole_before_a_run(workshop: Workshop) -> None:

@@ -46,7 +46,9 @@ def gather(paths: list[Path], lang: str, limit: int, seed: int) -> tuple[pa.Tabl
         lang = documents.main_language(documents.sample(files, _SAMPLED, seed)[0]["text"])
     table, counts = documents.sample(files, limit, seed, lang)
     if len(table) < _LEAST:
-        raise ValueError(f"{len(table)} texts in {lang!r} among {counts['read']}: at least {_LEAST} are needed")
+        raise ValueError(
+            f"{len(table)} different texts in {lang!r} among {counts['read']}: at least {_LEAST} are needed"
+        )
     return table, lang, counts
 
 

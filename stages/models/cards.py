@@ -39,6 +39,12 @@ def read(model: Path, kind: str, of: Callable[[dict[str, Any]], T]) -> T | None:
     return card
 
 
+def languages(raw: dict[str, Any]) -> tuple[str, ...]:
+    """Those that a card names, one or a list."""
+    said = raw["language"]
+    return (said,) if isinstance(said, str) else tuple(said)
+
+
 def check_begins(model: Path, mark: bytes, kind: str) -> None:
     """Raises `ValueError` for a file that does not begin as `kind` (as "a fastText model") does; one that is not there
     is for others to miss."""

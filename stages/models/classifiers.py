@@ -56,7 +56,7 @@ def read_card(model: Path) -> Card:
     Raises `ValueError` for a card that is damaged, and for one that says it is of another model.
     """
     card = cards.read(
-        model, "a classifier", lambda raw: Card(raw["label"], tuple(raw["language"]), Preparation(**raw["preparation"]))
+        model, "a classifier", lambda raw: Card(raw["label"], cards.languages(raw), Preparation(**raw["preparation"]))
     )
     if card is None:
         return Card()

@@ -23,7 +23,7 @@ def read_card(model: Path) -> Card | None:
     card = cards.read(
         model,
         "an importance model",
-        lambda raw: Card(tuple(raw["language"]), int(raw["buckets"]), int(raw["features"])),
+        lambda raw: Card(cards.languages(raw), int(raw["buckets"]), int(raw["features"])),
     )
     if card and card.features != hashed.VERSION:
         version = f"features version {card.features}, this is version {hashed.VERSION}"

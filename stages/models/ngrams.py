@@ -134,4 +134,4 @@ def load(path: Path) -> Automaton:
 
 def languages(model: Path) -> tuple[str, ...]:
     """Those its card names; none where there is no card. Raises `ValueError` for a card that is damaged."""
-    return cards.read(model, "an n-gram model", lambda raw: tuple(raw["language"])) or ()
+    return cards.read(model, "an n-gram model", cards.languages) or ()

@@ -19,7 +19,7 @@ from stages.kernels import mixture
 from stages.sharding import runs
 from stages.sharding.mix import Mix
 
-_MANY = 10  # documents for each bucket, of which one must be in the best
+_MANY = 10  # documents for each bucket, of which some must be in the upper half
 _UNKNOWN = -1  # the quality bucket of a document without a score
 
 
@@ -53,13 +53,21 @@ class Seen:
         """What there is of each group."""
         return [{"group": group.name, "documents": group.documents, "tokens": group.tokens} for group in self._groups()]
 
+    def any_to_train_on(self) -> bool:
+        """Whether a document is left that is not held out."""
+        return bool(self._train.any())
+
     def settled(self) -> tuple[np.ndarray | None, dict[str, Any]]:
         """How often each document comes up, None where what is asked cannot be had; and what people are told of it."""
         try:
             times, rows = self.settle()
         except mixture.Infeasible as error:
-            return None, {"by": self._mix.by, "refused": str(error), "groups": self.available()}
-        return times, {"by": self._mix.by, "tokens": sum(row["realised"] for row in rows), "groups": rows}
+            return None, {"by": list(self._mix.by), "refused": str(error), "groups": self.available()}
+        tokens = sum(row["realised"] for row in rows)
+        if not tokens:
+            none = f"the mixture leaves no document to train on: its {len(rows):,} groups come to less than one each"
+            return None, {"by": list(self._mix.by), "refused": none, "groups": self.available()}
+        return times, {"by": list(self._mix.by), "tokens": tokens, "groups": rows}
 
     def settle(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
         """How often each document comes up (int16), and a row a group: asked, possible, realised. Raises `Infeasible`.
@@ -111,9 +119,10 @@ class Seen:
         return mixture.heights(**self._mix.quality.model_dump(exclude={"column"}))
 
     def _check_buckets(self) -> None:
-        """Raises `Infeasible` where buckets were counted otherwise than the curve says: of many, none is the best."""
+        """Raises `Infeasible` where buckets were counted otherwise than the curve says: of many documents, none is in
+        the upper half. (Of a group of a few the best may be lower than the best bucket.)"""
         curve, scored = self._mix.quality, self._bucket[self._train & (self._bucket != _UNKNOWN)]
-        if curve and len(scored) >= _MANY * curve.buckets and (best := int(scored.max())) < curve.buckets - 1:
+        if curve and len(scored) >= _MANY * curve.buckets and (best := int(scored.max())) < curve.buckets // 2:
             raise mixture.Infeasible(
                 f"'{curve.column}' goes up to {best} only: quality.buckets has to be what it was made with, "
                 f"not {curve.buckets}"

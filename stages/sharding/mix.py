@@ -89,6 +89,11 @@ class Mix(BaseModel):
         """The columns it reads."""
         return (*self.by, *([self.upsample] if self.upsample else []), *([self.quality.column] if self.quality else []))
 
+    @property
+    def by_bytes(self) -> bool:
+        """Whether bytes of text give weights: with a temperature, which is 1 where no group is named."""
+        return self.temperature is not None or not self.groups
+
     def group(self, name: str) -> str:
         """The group of documents whose columns `by` say `name`: itself, or the first pattern that it matches."""
         if name in self.groups:
@@ -98,8 +103,8 @@ class Mix(BaseModel):
     def requests(self, groups: Sequence[mixture.Group]) -> dict[str, mixture.Request]:
         """What is wanted of `groups`, in the solver's terms. Raises `Infeasible`."""
         named = {name: mixture.Request(**share.model_dump()) for name, share in self.groups.items()}
-        temperature = self.temperature if self.groups or self.temperature else 1.0
-        if temperature is None:
+        if not self.by_bytes:
             return named
+        temperature = 1.0 if self.temperature is None else self.temperature
         return {**mixture.tempered([one for one in groups if one.name not in named], temperature, self.premiums),
                 **named}  # fmt: skip
