@@ -195,6 +195,17 @@ def test_text_is_text_in_whatever_type_of_column(column: pa.Array, tmp_path: Pat
     assert table.to_pylist() == [{"text": text, "domain": domain} for text, domain in zip("aba", domains)]
 
 
+def test_what_names_no_domain_is_passed_over(tmp_path: Path) -> None:
+    wrong = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xfe")]
+    )
+    url = pa.concat_arrays([wrong, pa.array(["http://[::1]:80/", "https://www.a.org./x", ""])])
+    table = pa.table({"text": list("abcd"), "url": url, "domain": ["", "x", "x", ""], "source": ["s", "s", "s", ""]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    (found,) = documents.read(tmp_path / "a.parquet")
+    assert found["domain"].to_pylist() == ["s", "[::1]", "a.org", f"{tmp_path.name}/a.parquet"]
+
+
 def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

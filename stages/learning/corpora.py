@@ -201,11 +201,13 @@ def _decoded(value: bytes | None) -> str | None:
 
 
 def _strings(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """A column as text, null where there is none: nothing in it, or no UTF-8."""
     if name not in batch.schema.names:
         return pa.nulls(len(batch), pa.string())
     column = batch[name]
     if _is_text(column.type) or pa.types.is_dictionary(column.type):
-        return column.cast(pa.string())
+        text, _ = _valid(column.cast(pa.string()))
+        return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
     return pa.array([text_of(value) for value in column.to_pylist()], pa.string())
 
 

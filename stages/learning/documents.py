@@ -34,7 +34,7 @@ _LABEL = "__label__"
 _NAMES = {"arabic": "ar", "chinese": "zh", "cmn": "zh", "dutch": "nl", "english": "en", "french": "fr", "german": "de",
           "hindi": "hi", "italian": "it", "japanese": "ja", "korean": "ko", "mandarin": "zh", "polish": "pl",
           "portuguese": "pt", "russian": "ru", "spanish": "es", "turkish": "tr", "vietnamese": "vi"}  # fmt: skip
-_HOST = r"^[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?(?:www\.)?(?P<host>[^/?#:]*[^/?#:.])"
+_HOST = r"^[a-z][a-z0-9+.-]*://(?:[^/?#@]*@)?(?:www\.)?(?P<host>\[[^\]]*\]|[^/?#:]*[^/?#:.])"
 _NEAR, _NGRAM, _CHAR_NGRAM, _BANDS, _ROWS, _LEAST = 0.8, 5, 8, 16, 7, 5  # as `dedup`
 _BEGINNING = 4000  # characters by which near duplicates are looked for
 _NEVER = 2.0  # a share of shingles that no text holds
