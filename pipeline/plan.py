@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.config import Config, ConfigError, NamedStep
+from pipeline.config import Config, ConfigError, NamedStep, Step
 from pipeline.schema import DOCUMENT, DROP
 from pipeline.stage import Barrier, Sink, Source, Split, Stage
 
@@ -126,18 +126,8 @@ def _check_columns(steps: tuple[NamedStep, ...]) -> None:
     here: dict[str, str] = {}
     types = dict(DOCUMENT)
     for place, (name, step) in enumerate(steps):
-        for column in step.needs:
-            if column not in here:
-                near = difflib.get_close_matches(column, here, 1)
-                meant = f"; did you mean '{near[0]}'?" if near else ""
-                raise ConfigError(
-                    f"stages[{place}].{name}: needs column '{column}', which no earlier stage adds{meant}"
-                )
-        for column in step.numbers:
-            if not _is_number(types[column]):
-                raise ConfigError(
-                    f"stages[{place}].{name}: column '{column}' has to be of numbers, not {types[column]}"
-                )
+        if wrong := _missed(step, types if here else {}):
+            raise ConfigError(f"stages[{place}].{name}: {wrong}")
         for column in (*(DOCUMENT if isinstance(step, Source) else ()), *step.columns()):
             if column in here or column in DROP:
                 owner = f"stage '{here[column]}'" if column in here else "the machine"
@@ -147,6 +137,22 @@ def _check_columns(steps: tuple[NamedStep, ...]) -> None:
         for path in step.files():
             if not path.is_file():
                 raise ConfigError(f"stages[{place}].{name}: no such file: {path}")
+
+
+def _missed(step: Step, types: dict[str, pa.DataType]) -> str:
+    """What a stage lacks of the columns that are there before it, in a sentence; empty if nothing."""
+    for column in step.needs:
+        if column not in types:
+            near = difflib.get_close_matches(column, types, 1)
+            meant = f"; did you mean '{near[0]}'?" if near else ""
+            return f"needs column '{column}', which no earlier stage adds{meant}"
+    for column in step.numbers:
+        if not _is_number(types[column]):
+            return f"column '{column}' has to be of numbers, not {types[column]}"
+    for column in step.groups:
+        if pa.types.is_nested(types[column]):
+            return f"nothing can be grouped by column '{column}', which is of {types[column]}"
+    return ""
 
 
 def _is_number(kind: pa.DataType) -> bool:

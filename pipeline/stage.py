@@ -36,6 +36,9 @@ class _Step(BaseModel, ABC):
     numbers: ClassVar[tuple[str, ...]] = ()
     """Those of `needs` that must be of numbers; checked as well."""
 
+    groups: ClassVar[tuple[str, ...]] = ()
+    """Those of `needs` by whose values documents are grouped, which must be single values; checked as well."""
+
     adds: ClassVar[dict[str, pa.DataType]] = {}
     """Columns this stage adds, with their types."""
 

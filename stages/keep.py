@@ -133,6 +133,11 @@ class Keep(Barrier):
         """The score."""
         return (self.column,)
 
+    @property
+    def groups(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What is cut each for itself."""
+        return (self.by,) if self.by else ()
+
     def columns(self) -> dict[str, pa.DataType]:
         return {self.bucket: pa.int8()}
 

@@ -56,6 +56,11 @@ class Shards(Sink):
         return (self.mix.quality.column,) if self.mix and self.mix.quality else ()
 
     @property
+    def groups(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the mixture is by."""
+        return self.mix.by if self.mix else ()
+
+    @property
     def rests(self) -> bool:  # type: ignore[override]
         """With a mixture, which takes trying out: so that nothing is tokenized again for the next."""
         return self.mix is not None

@@ -50,6 +50,11 @@ def test_norwegian_is_not_false(tmp_path: Path) -> None:
         ("- language: {keep: [en, no], min_score: 0.5}", "- quality: {}", "needs column 'lang', which no earlier"),
         ("- language: {keep: [en, no], min_score: 0.5}", "- keep: {column: date, by: null}", "of numbers, not string"),
         ("- language: {keep: [en, no], min_score: 0.5}", "- keep: {column: ofset, by: null}", "mean 'offset'?"),
+        (
+            "- language: {keep: [en, no], min_score: 0.5}",
+            "- tokens: {train: {vocab_size: 300}}\n  - keep: {column: n_tokens, by: input_ids}",
+            "nothing can be grouped by column 'input_ids', which is of list",
+        ),
         ("[en, no]", "zh", "language.keep: should be a list, as [a, b], not 'zh'"),
         ("[en, no], min_score: 0.5}", "[en]}\n  - classify: {models: {Lang: {builtin: en}}}", "should match pattern"),
         ("- language: {keep: [en, no], min_score: 0.5}", "- extract: {}\n  - extract: {}", "twice"),
