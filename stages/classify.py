@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from pipeline import schema
 from pipeline.stage import Stage
 from stages.models import asked, cards, classifiers, fasttext
-from stages.models.asked import Answers, Asked, Name
+from stages.models.asked import Answers, Asked, Asks, Name
 
 _DATA = Path(__file__).parent / "data"
 
@@ -60,7 +60,7 @@ class Scoring(Asked):
 _SHIPPED = {name: Scoring.model_validate({"builtin": name, "column": "quality_score"}) for name in ("en", "zh")}
 
 
-class Classify(Stage):
+class Classify(Asks, Stage):  # type: ignore[override]
     """Score documents with one or more fastText classifiers, each for the languages it knows.
 
     Columns: one for every name in `models` (or its `column`, which models of different languages may share), float32:
@@ -77,18 +77,6 @@ class Classify(Stage):
     def _one_score_a_column(self) -> "Classify":
         asked.check(self.models)
         return self
-
-    @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The text, and the language where a model is for some languages only."""
-        return asked.needs(self.models)
-
-    def columns(self) -> dict[str, pa.DataType]:
-        return {column: pa.float32() for column in asked.by_column(self.models)}
-
-    def files(self) -> list[Path]:
-        """The models, and the cards of those that have one."""
-        return asked.files(self.models.values())
 
     def apply(self, docs: pa.Table) -> pa.Table:
         for column, scorings in asked.by_column(self.models).items():

@@ -18,7 +18,7 @@ from pipeline.stage import Stage
 from stages.kernels import hashed
 from stages.models import asked
 from stages.models import importance as reader
-from stages.models.asked import Answers, Asked, Name
+from stages.models.asked import Answers, Asked, Asks, Name
 
 
 class Weighing(Asked):
@@ -43,7 +43,7 @@ class Weighing(Asked):
         return card.language if card else ()
 
 
-class Importance(Stage):
+class Importance(Asks, Stage):  # type: ignore[override]
     """Weigh documents by the ratio of their likelihoods in a target set and in the raw corpus, each as hashed n-grams.
 
     Column: `importance` (or as a model's `column`, which models of different languages may share), float32: the sum
@@ -61,18 +61,6 @@ class Importance(Stage):
     def _one_weight_a_column(self) -> "Importance":
         asked.check(self.models)
         return self
-
-    @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The text, and the language where a model is for some languages only."""
-        return asked.needs(self.models)
-
-    def columns(self) -> dict[str, pa.DataType]:
-        return {column: pa.float32() for column in asked.by_column(self.models)}
-
-    def files(self) -> list[Path]:
-        """The models and their cards."""
-        return asked.files(self.models.values())
 
     def apply(self, docs: pa.Table) -> pa.Table:
         for column, weighings in asked.by_column(self.models).items():

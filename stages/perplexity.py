@@ -17,7 +17,7 @@ from pipeline.stage import Stage
 from stages.kernels import ngrams
 from stages.models import asked, cards
 from stages.models import ngrams as reader
-from stages.models.asked import Answers, Asked, Name
+from stages.models.asked import Answers, Asked, Asks, Name
 
 _DATA = Path(__file__).parent / "data"
 
@@ -59,7 +59,7 @@ class Asking(Asked):
 _SHIPPED = {name: Asking.model_validate({"builtin": name}) for name in ("en", "zh")}
 
 
-class Perplexity(Stage):
+class Perplexity(Asks, Stage):  # type: ignore[override]
     """Bits per character of each document under character n-gram models, each for the languages it knows.
 
     Columns: `bits_per_char`, or the models' own `column`, which models of different languages may share; float32, null
@@ -75,18 +75,6 @@ class Perplexity(Stage):
     def _one_answer_a_column(self) -> "Perplexity":
         asked.check(self.models)
         return self
-
-    @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The text, and the language where a model is for some languages only."""
-        return asked.needs(self.models)
-
-    def columns(self) -> dict[str, pa.DataType]:
-        return {column: pa.float32() for column in asked.by_column(self.models)}
-
-    def files(self) -> list[Path]:
-        """The models, and the cards of those that have one."""
-        return asked.files(self.models.values())
 
     def apply(self, docs: pa.Table) -> pa.Table:
         for column, askings in asked.by_column(self.models).items():

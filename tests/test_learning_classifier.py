@@ -3,6 +3,8 @@
 import gzip
 import json
 import random
+from collections import Counter
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -23,6 +25,10 @@ from stages.learning.corpora import Unusable
 from stages.models import classifiers
 
 SCORED = st.lists(st.tuples(st.integers(0, 6).map(lambda n: n / 7), st.booleans()), min_size=2, max_size=40)
+
+
+def read(path: Path) -> Iterator[pa.Table]:
+    return documents.examples_of([path], None, Counter())
 
 
 def arrays(pairs: list[tuple[float, bool]]) -> tuple[np.ndarray, np.ndarray]:
@@ -150,11 +156,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_examples_come_with_their_domain(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("A text.", encoding="utf-8")
-    assert next(documents.read(tmp_path / "one.txt")).to_pylist() == [
-        {"text": "A text.", "domain": f"{tmp_path.name}/one.txt"}
+    assert next(read(tmp_path / "one.txt")).to_pylist() == [{"text": "A text.", "domain": f"{tmp_path.name}/one.txt"}]
+    assert next(read(folder / "good.jsonl"))["domain"][:2].to_pylist() == [
+        "site0.example",
+        "site1.example",
     ]
-    assert next(documents.read(folder / "good.jsonl"))["domain"][:2].to_pylist() == ["site0.example", "site1.example"]
-    assert next(documents.read(folder / "corpus/1.parquet"))["domain"][:2].to_pylist() == ["crawl-1", "crawl-3"]
+    assert next(read(folder / "corpus/1.parquet"))["domain"][:2].to_pylist() == [
+        "crawl-1",
+        "crawl-3",
+    ]
     assert len(documents.files([folder])) == 3
     with pytest.raises(ValueError, match="no such file"):
         documents.files([tmp_path / "nothing"])
@@ -174,7 +184,7 @@ def test_a_domain_is_a_host_however_it_is_written(tmp_path: Path) -> None:
     }
     pq.write_table(pa.table({"text": ["a"] * len(wanted), "url": list(wanted), "domain": ["given"] * len(wanted)}),
                    tmp_path / "a.parquet")  # fmt: skip
-    (found,) = documents.read(tmp_path / "a.parquet")
+    (found,) = read(tmp_path / "a.parquet")
     assert found["domain"].to_pylist() == list(wanted.values())
 
 

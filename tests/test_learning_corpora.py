@@ -4,6 +4,8 @@ import gzip
 import json
 import random
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,10 @@ from conftest import ROOT
 
 from stages.learning import corpora, documents
 from stages.learning.corpora import Unusable
+
+
+def read(path: Path) -> Iterator[pa.Table]:
+    return documents.examples_of([path], None, Counter())
 
 
 def samples() -> list[dict]:
@@ -49,7 +55,7 @@ def packed(path: Path, text: str) -> Path:
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.zst", "A.TXT.GZ"])
 def test_a_text_file_is_read_as_text_however_it_is_packed(name: str, tmp_path: Path) -> None:
     path = packed(tmp_path / name.lower(), TEXT).rename(tmp_path / name)
-    assert next(documents.read(path)).to_pylist() == [{"text": TEXT, "domain": f"{tmp_path.name}/{name}"}]
+    assert next(read(path)).to_pylist() == [{"text": TEXT, "domain": f"{tmp_path.name}/{name}"}]
 
 
 def test_folders_are_searched_through(tmp_path: Path) -> None:
@@ -79,9 +85,7 @@ def run(folder: Path, groups: dict[str, list[str]]) -> Path:
 
 
 def texts_of(path: Path) -> list[str]:
-    return [
-        text for file in documents.files([path]) for table in documents.read(file) for text in table["text"].to_pylist()
-    ]
+    return [text for file in documents.files([path]) for table in read(file) for text in table["text"].to_pylist()]
 
 
 def test_a_run_is_what_it_kept(tmp_path: Path) -> None:
@@ -190,7 +194,7 @@ def test_rows_are_read_as_many_at_a_time_as_their_size_allows(tmp_path: Path, mo
 )
 def test_text_is_text_in_whatever_type_of_column(column: pa.Array, tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": column, "url": [1, 2, 3], "source": [["x"], None, []]}), tmp_path / "a.parquet")
-    (table,) = documents.read(tmp_path / "a.parquet")
+    (table,) = read(tmp_path / "a.parquet")
     domains = ['["x"]', f"{tmp_path.name}/a.parquet", "[]"]
     assert table.to_pylist() == [{"text": text, "domain": domain} for text, domain in zip("aba", domains)]
 
@@ -202,7 +206,7 @@ def test_what_names_no_domain_is_passed_over(tmp_path: Path) -> None:
     url = pa.concat_arrays([wrong, pa.array(["http://[::1]:80/", "https://www.a.org./x", ""])])
     table = pa.table({"text": list("abcd"), "url": url, "domain": ["", "x", "x", ""], "source": ["s", "s", "s", ""]})
     pq.write_table(table, tmp_path / "a.parquet")
-    (found,) = documents.read(tmp_path / "a.parquet")
+    (found,) = read(tmp_path / "a.parquet")
     assert found["domain"].to_pylist() == ["s", "[::1]", "a.org", f"{tmp_path.name}/a.parquet"]
 
 

@@ -6,10 +6,13 @@ import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 from conftest import Workshop, kill_all
+
+from pipeline import plan
 
 LONG = '''
 """Drop long lines; every call is logged, so that a test can count who worked on what."""
@@ -450,3 +453,14 @@ def test_ctrl_c_is_one_sentence(shop: Workshop) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "stopped; the same command continues.\n"
+
+
+def test_the_unicode_tables_of_python_are_part_of_a_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = {}
+    for version in ("15.0.0", "16.0.0"):
+        monkeypatch.setattr("pipeline.plan.unicodedata", SimpleNamespace(unidata_version=version))
+        plan._code.cache_clear()
+        of[version] = plan._code("stages.quality")
+    plan._code.cache_clear()
+    assert of["15.0.0"] != of["16.0.0"]
+    assert "Unicode 16.0.0" in of["16.0.0"]

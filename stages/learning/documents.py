@@ -45,12 +45,6 @@ def files(paths: Iterable[Path]) -> list[Path]:
     return corpora.files(paths)
 
 
-def read(path: Path) -> Iterator[pa.Table]:
-    """Batches of examples of one file; rows without text are left out. Raises `Unusable` as `corpora.read` does."""
-    for batch in corpora.read(path):
-        yield _examples(batch.docs, path)
-
-
 def _examples(docs: pa.Table, path: Path) -> pa.Table:
     host = pc.struct_field(pc.extract_regex(pc.utf8_lower(docs["url"]), _HOST), "host")
     domain = pc.coalesce(host, docs["domain"], docs["source"], corpora.name_of(path))
@@ -67,13 +61,13 @@ def sample(
     are the texts `read`, how often those taken are `repeated`, rows that are `unreadable` or `without_text`, and, with
     `lang`, texts in an `other_language`. Raises `Unusable` for a language that cannot be identified.
     """
-    counts = dict.fromkeys(("read", "unreadable", "without_text", "repeated"), 0)
+    counts = Counter(dict.fromkeys(("read", "unreadable", "without_text", "repeated"), 0))
     if lang is not None:
         check_language(lang)
         counts["other_language"] = 0
     best: dict[int, tuple[int, str, str]] = {}  # how often it was met, text, domain
     limit = 1 << 64
-    for examples in _counted(paths, lang, counts):
+    for examples in examples_of(paths, lang, counts):
         for text, domain in zip(examples["text"].to_pylist(), examples["domain"].to_pylist(), strict=True):
             if above < (place := key(text, seed)) <= limit:
                 times, *known = best.get(place, (0, text, domain))
@@ -87,8 +81,11 @@ def sample(
     return pa.table(columns), counts
 
 
-def _counted(paths: list[Path], lang: str | None, counts: dict[str, int]) -> Iterator[pa.Table]:
-    """The examples in this language, of all files; what is met goes into `counts`."""
+def examples_of(paths: list[Path], lang: str | None, counts: Counter[str]) -> Iterator[pa.Table]:
+    """Batches of examples in this language (any, if None), of all files; what is met goes into `counts`.
+
+    Rows without text are left out. Raises `Unusable` as `corpora.read` does.
+    """
     for path in paths:
         for batch in corpora.read(path):
             for name, number in {"read": len(batch.docs), **batch.counts()}.items():

@@ -4,7 +4,8 @@ Stages that score by models (`classify`, `perplexity`, `importance`) have them b
 may share a column, so that one column has the score of every document.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -19,7 +20,7 @@ from stages.models import cards
 Name = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
 
 
-class Asked(BaseModel):
+class Asked(BaseModel, ABC):
     """One model; the stages add where it is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -30,13 +31,13 @@ class Asked(BaseModel):
 
     column: Name | None = Field(None, description="where the answer goes; the model's name if omitted")
 
+    @abstractmethod
     def file(self) -> Path:
         """The model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def known(self) -> tuple[str, ...]:
         """The languages its card names."""
-        raise NotImplementedError
 
     def languages(self) -> tuple[str, ...]:
         """Those of the documents it is asked about; none: all documents."""
@@ -64,15 +65,24 @@ def check(models: Mapping[str, Asked]) -> None:
             raise ValueError(f"models that share the column {column!r} must each have languages of their own")
 
 
-def needs(models: Mapping[str, Asked]) -> tuple[str, ...]:
-    """The text, and the language where a model is for some languages only."""
-    return ("text", "lang") if any(model.languages() for model in models.values()) else ("text",)
+class Asks:
+    """What stages that have `models` by name share, beside being stages."""
 
+    models: Mapping[str, Asked]
 
-def files(models: Iterable[Asked]) -> list[Path]:
-    """The models, and the cards of those that have one."""
-    found = [model.file() for model in models]
-    return found + [card for card in map(cards.path_of, found) if card.exists()]
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The text, and the language where a model is for some languages only."""
+        return ("text", "lang") if any(model.languages() for model in self.models.values()) else ("text",)
+
+    def columns(self) -> dict[str, pa.DataType]:
+        """One for every name in `models`, or its `column`."""
+        return {column: pa.float32() for column in by_column(self.models)}
+
+    def files(self) -> list[Path]:
+        """The models, and the cards of those that have one."""
+        found = [model.file() for model in self.models.values()]
+        return found + [card for card in map(cards.path_of, found) if card.exists()]
 
 
 class Answers:
