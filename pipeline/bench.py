@@ -36,6 +36,7 @@ from pipeline import storage
 from pipeline.config import Config, NamedStep
 from pipeline.engine import Inline
 from pipeline.run import run
+from pipeline.rundir import Receipt, RunDir
 from pipeline.schema import split_batches, text_bytes
 from pipeline.stage import Barrier, Source, Stage
 
@@ -245,7 +246,9 @@ def measure_run(recipe: Config, out: Path) -> tuple[dict[str, Any], float]:
         started = time.monotonic()
         command = [sys.executable, "-m", "pipeline", "run", file.name, "--out", str(out)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return storage.read_json(out / "report.json"), time.monotonic() - started
+    report = RunDir(out).read_report()
+    assert report  # the command above ended with exit code 0
+    return report, time.monotonic() - started
 
 
 def _whole(recipe: Config, folder: Path, workers: int, text: int, repeats: int) -> dict[str, Any]:
@@ -265,7 +268,7 @@ def _whole(recipe: Config, folder: Path, workers: int, text: int, repeats: int) 
 
 def recall(planted: list[Planted], folder: Path) -> list[dict[str, Any]]:
     """Of the pairs that reached deduplication, by similarity: how many lost a member, with a 95 % interval (Wilson)."""
-    ledger = ds.dataset([str(path) for path in sorted((folder / "ledger").glob("part-*.parquet"))], format="parquet")
+    ledger = ds.dataset([str(path) for path in RunDir(folder).ledger_files], format="parquet")
     fate = {row["source_id"]: row["reason"] or "kept"
             for row in ledger.to_table(columns=["source_id", "reason"]).to_pylist()}  # fmt: skip
     rows = []
@@ -295,7 +298,7 @@ class _Silent:
 
     def begin(self, what: str, tasks: int, done: int, size: int) -> None: ...
 
-    def advance(self, receipt: dict[str, Any] | None, size: int) -> None: ...
+    def advance(self, receipt: Receipt | None, size: int) -> None: ...
 
     def end(self) -> None: ...
 

@@ -1,7 +1,6 @@
 """Questions to a run directory: how far, which documents, why this one, is it whole. Reads receipts and ledger only."""
 
 import fcntl
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +8,8 @@ import numpy as np
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline import corpus, increments, ledger, receipts, storage
+from pipeline import corpus, increments, ledger, rundir, storage
+from pipeline.rundir import GroupDir, Outline, RunDir
 from pipeline.stage import Sink
 
 
@@ -29,7 +29,7 @@ class Story(NamedTuple):
 def run_folder(name: str) -> Path:
     """The run directory `name`, or runs/`name`; that of an incremental run holds its increments. Raises `NotARun`."""
     for folder in (Path(name), Path("runs") / name):
-        if (folder / "config.yaml").is_file() or increments.of(folder):
+        if RunDir(folder).config.is_file() or increments.of(folder):
             return folder
     raise NotARun(f"{name}: no run directory (neither {name} nor runs/{name} has a config.yaml)")
 
@@ -41,7 +41,7 @@ def members(folder: Path) -> list[Path]:
 
 def report(folder: Path) -> dict[str, Any]:
     """The run's report. Raises `NotARun` when it has none yet."""
-    found = storage.read_json(folder / "report.json")
+    found = RunDir(folder).read_report()
     if found is None:
         raise NotARun(f"{folder}: no report yet; the run has not come to an end")
     return found
@@ -49,7 +49,7 @@ def report(folder: Path) -> dict[str, Any]:
 
 def state(folder: Path) -> str:
     """How the last run of this directory ended."""
-    found = storage.read_json(folder / "report.json")
+    found = RunDir(folder).read_report()
     if not found:
         return "interrupted; the same command continues"
     refused = all(failure.get("refused") for failure in found["failed"])
@@ -70,27 +70,34 @@ def holder(folder: Path) -> str | None:
         return (folder / ".lock").read_text(encoding="utf-8").strip()
 
 
-def outline(folder: Path) -> dict[str, Any] | None:
+def outline(folder: Path) -> Outline | None:
     """What the run in `folder` consists of, as it wrote it down when it began."""
-    return storage.read_json(folder / receipts.OUTLINE)
+    return Outline.load(RunDir(folder).outline)
 
 
-def progress(outline: dict[str, Any], folder: Path, *, inputs: bool) -> list[dict[str, Any]]:
-    """Of each group: folder, stages, partitions at rest, columns added. With `inputs`, changed files are noticed."""
-    found = receipts.progress(outline, folder, inputs=inputs)
-    return [{**group, "read": one.read, "done": one.done, "total": one.total}
-            for group, one in zip(outline["groups"], found)]  # fmt: skip
+def groups(folder: Path, report: dict[str, Any]) -> list[GroupDir]:
+    """The folders of the groups that a report is about."""
+    return [RunDir(folder).group(group["folder"], group["kind"]) for group in report["groups"]]
 
 
-def mixture(outline: dict[str, Any], folder: Path, sink: Sink) -> dict[str, Any] | None:
+def progress(outline: Outline, folder: Path, *, inputs: bool) -> list[dict[str, Any]]:
+    """Of each group: folder, stages, partitions done, columns added. With `inputs`, changed files are noticed."""
+    return [
+        {"folder": group.folder, "kind": group.kind, "stages": group.stages, "adds": group.adds,
+         "read": one.read, "done": one.done, "total": one.total}
+        for group, one in zip(outline.groups, rundir.progress(outline, RunDir(folder), inputs=inputs))
+    ]  # fmt: skip
+
+
+def mixture(outline: Outline, folder: Path, sink: Sink) -> dict[str, Any] | None:
     """What the mixture of a finished corpus came to, or would come to of documents at rest; None before that.
 
     Raises `Refused` where their columns do not make groups.
     """
-    *_, before, last = receipts.progress(outline, folder, inputs=True)
+    *_, before, last = rundir.progress(outline, RunDir(folder), inputs=True)
     if last.done:
-        return storage.read_json(folder / outline["groups"][-1]["folder"] / corpus.MANIFEST).get("mix")
-    return sink.foreseen([at.docs for at in before.rest]) if before.rest else None
+        return storage.read_json(folder / outline.groups[-1].folder / corpus.MANIFEST).get("mix")
+    return sink.foreseen([documents.path for documents in before.left]) if before.left else None
 
 
 def increment_rows(folder: Path) -> list[dict[str, Any]]:
@@ -99,7 +106,7 @@ def increment_rows(folder: Path) -> list[dict[str, Any]]:
     for number, home in increments.of(folder):
         files, found = (
             increments.Increment(number, home).inputs()["files"],
-            storage.read_json(home / "report.json") or {},
+            RunDir(home).read_report() or {},
         )
         rows.append({"increment": home.name,
                      "state": "done" if number <= increments.finished(folder) else state(home).split(";")[0],
@@ -111,7 +118,7 @@ def increment_rows(folder: Path) -> list[dict[str, Any]]:
 
 def documents(folder: Path, stage: str | None, rejected: str | None, count: int) -> list[dict[str, Any]]:
     """Some documents of a run: rejected ones for a reason and/or by a stage, else survivors. Raises `NotARun`."""
-    reports = [(home, found) for home in members(folder) if (found := storage.read_json(home / "report.json"))]
+    reports = [(home, found) for home in members(folder) if (found := RunDir(home).read_report())]
     if not reports:
         raise NotARun(f"{folder}: no report yet; the run has not come to an end")
     stages = list(dict.fromkeys(name for _, found in reports for group in found["groups"] for name in group["stages"]))
@@ -123,9 +130,9 @@ def documents(folder: Path, stage: str | None, rejected: str | None, count: int)
     paths = [
         path
         for home, found in reports
-        for group in found["groups"]
+        for group, here in zip(found["groups"], groups(home, found))
         if stage is None or stage in group["stages"]
-        for path in receipts.rejects(home / group["folder"], receipts.of_group(home, group, found["partitions"]))
+        for path in here.reject_files(here.receipts(found["partitions"]))
     ]
     rows = list(ledger.sample(paths, rejected, count))
     if not rows:
@@ -139,11 +146,9 @@ def documents(folder: Path, stage: str | None, rejected: str | None, count: int)
 
 def kept(home: Path, found: dict[str, Any], stage: str | None = None) -> list[Path]:
     """The surviving documents as they left the group of `stage`, or the last group that left them with their text."""
-    groups = found["groups"]
-    last = max((place for place, group in enumerate(groups) if stage is None or stage in group["stages"]), default=-1)
-    for group in reversed(groups[: last + 1]):
-        said = receipts.of_group(home, group, found["partitions"])
-        if paths := receipts.survivors(home / group["folder"], said):
+    named = [number for number, group in enumerate(found["groups"]) if stage is None or stage in group["stages"]]
+    for group in reversed(groups(home, found)[: max(named, default=-1) + 1]):
+        if paths := group.document_files(group.receipts(found["partitions"])):
             return paths
     return []
 
@@ -158,13 +163,12 @@ def _sampled(home: Path, found: dict[str, Any], stage: str | None, count: int) -
 def in_corpus(home: Path, found: dict[str, Any], count: int) -> set[str] | None:
     """Ids of at least `count` documents of the finished corpus (all, if it has fewer), from its beginning, which is in
     random order; None where the last stage dropped nothing that reached it, so that all survivors are in the corpus."""
-    last = found["groups"][-1]
-    folder = home / last["folder"]
-    said = receipts.of_group(home, last, found["partitions"])
-    if last["kind"] != "sink" or not receipts.rejects(folder, said) or not (folder / "sink.json").is_file():
+    last = groups(home, found)[-1]
+    rejects = last.reject_files(last.receipts(found["partitions"]))
+    if last.kind != "sink" or not rejects or not last.sink_receipt.is_file():
         return None
     ids: set[str] = set()
-    with pq.ParquetFile(folder / "docs.parquet") as file:
+    with pq.ParquetFile(last.path / "docs.parquet") as file:
         for group in range(file.num_row_groups):
             ids |= set(file.read_row_group(group, columns=["id"])["id"].to_pylist())
             if len(ids) >= count:
@@ -237,9 +241,9 @@ def _files(home: Path) -> list[Path]:
     """Every file with whole documents of a run, the latest group first, the dropped before those that stayed."""
     found = report(home)
     paths = []
-    for group in reversed(found["groups"]):
-        said = receipts.of_group(home, group, found["partitions"])
-        paths += receipts.rejects(home / group["folder"], said) + receipts.survivors(home / group["folder"], said)
+    for group in reversed(groups(home, found)):
+        receipts = group.receipts(found["partitions"])
+        paths += group.reject_files(receipts) + group.document_files(receipts)
     return paths
 
 
@@ -294,11 +298,10 @@ def _verify(folder: Path) -> tuple[list[str], list[str]]:
     if found["state"] != "done":
         wrong.append(f"the run is not finished: {state(folder)}")
         return wrong, said
-    homes = [folder / group["folder"] for group in found["groups"]]
-    files, broken = _checksums([*homes, folder / "ledger"])
-    wrong += broken
-    if broken:
-        return wrong, said
+    folders = [group.path for group in groups(folder, found)]
+    files, damage = rundir.damage([*folders, RunDir(folder).ledger])
+    if damage:
+        return [*wrong, *_marked(folder, damage)], said
     said.append(f"{files} files against their receipts")
     entered, repeated = _ids(folder)
     if entered != found["documents_in"]:
@@ -309,26 +312,19 @@ def _verify(folder: Path) -> tuple[list[str], list[str]]:
     return wrong, said
 
 
-def _checksums(homes: list[Path]) -> tuple[int, list[str]]:
-    """The files that receipts speak of, hashed again, but for those removed on purpose (between scatter and gather)."""
-    count, wrong = 0, []
-    for path in sorted(path for home in homes for path in home.glob("**/*.json")):
-        receipt = storage.read_json(path)
-        if not isinstance(receipt, dict) or "base" not in receipt or {"scatter", "gather"} & set(path.parts[-3:-1]):
-            continue
-        for name, facts in receipt["files"].items():
-            file = Path(os.path.normpath(path.parent / receipt["base"] / name))
-            count += 1
-            if not file.exists():
-                wrong.append(f"{file}: is missing")
-            elif "sha256" in facts and storage.sha256(file) != facts["sha256"]:
-                wrong.append(f"{file}: its content changed since it was written")
-    return count, wrong
+def _marked(folder: Path, damage: list[rundir.Damage]) -> list[str]:
+    """What is damaged, in sentences. Its receipts are removed, so that the next run makes the files again."""
+    messages = [one.message for one in damage]
+    if held := holder(folder):
+        return [*messages, f"{folder} is in use ({held}): verify it again when that run has ended"]
+    for one in damage:
+        one.receipt.unlink(missing_ok=True)
+    return [*messages, f"{folder}: the next run with the same configuration makes the damaged files again"]
 
 
 def _ids(folder: Path) -> tuple[int, int]:
     """How many rows the ledger has, and how many of them repeat an id."""
-    paths = sorted((folder / "ledger").glob("part-*.parquet"))
+    paths = RunDir(folder).ledger_files
     halves = [np.array([int(id_[:16], 16) for id_ in pq.read_table(path, columns=["id"])["id"].to_pylist()], np.uint64)
               for path in paths]  # fmt: skip
     ids = np.concatenate([np.zeros(0, np.uint64), *halves])

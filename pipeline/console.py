@@ -14,6 +14,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.rundir import Receipt
+
 _WIDE = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160  # a log has no width, figures are not cut
 out = Console(highlight=False, width=_WIDE)
 err = Console(stderr=True, highlight=False)
@@ -31,7 +33,7 @@ class Lines:
         self._seen, self._docs, self._had, self._told = 0, 0, done, done
         self._started = self._said = time.monotonic()
 
-    def advance(self, receipt: dict[str, Any] | None, size: int) -> None:
+    def advance(self, receipt: Receipt | None, size: int) -> None:
         self._done += 1
         self._seen += size
         self._docs += _documents(receipt)
@@ -67,7 +69,7 @@ class Bars:
         self._docs, self._seen, self._started = 0, 0, time.monotonic()
         self._bar = self._progress.add_task(what, total=max(tasks, 1), completed=done, facts="")
 
-    def advance(self, receipt: dict[str, Any] | None, size: int) -> None:
+    def advance(self, receipt: Receipt | None, size: int) -> None:
         self._docs += _documents(receipt)
         self._seen += size
         spent = max(time.monotonic() - self._started, 1e-9)
@@ -81,9 +83,8 @@ class Bars:
         self._progress.update(self._bar, completed=task.total)
 
 
-def _documents(receipt: dict[str, Any] | None) -> int:
-    counts = (receipt or {}).get("counts") or []
-    return counts[0]["in"] if counts else 0
+def _documents(receipt: Receipt | None) -> int:
+    return receipt.counts[0].rows_in if receipt and receipt.counts else 0
 
 
 @contextmanager

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import config as configs
-from pipeline import corpus, receipts, storage
+from pipeline import corpus, rundir, storage
 from pipeline import plan as plans
 from pipeline.config import Config, ConfigError, NamedStep
 from pipeline.plan import Plan
+from pipeline.rundir import Outline, RunDir
 from pipeline.stage import Piece, Sink, Split
 
 INPUTS = "inputs.json"
@@ -125,7 +126,7 @@ def _plan(config: Config, inputs: dict[str, Any]) -> Plan:
     """The plan for settled inputs: what a file holds is part of the key of the partition that reads it."""
     content = {file["path"]: file["xxh3"] for file in inputs["files"]}
     splits = tuple(Split(tuple(Piece(*piece) for piece in split)) for split in inputs["splits"])
-    held = tuple(plans.digest([content[piece.path] for piece in split.pieces]) for split in splits)
+    held = tuple(storage.digest([content[piece.path] for piece in split.pieces]) for split in splits)
     return Plan(config, plans.groups(config), splits, held)
 
 
@@ -147,7 +148,8 @@ def _resumed(config: Config, folder: Path, pending: Increment) -> Plan | None:
             )
         inputs = {**inputs, "groups": _judging(plan)}
         storage.write_json(pending.folder / INPUTS, inputs)
-    unread = {piece.path for split in receipts.unread(plans.outline(plan), pending.folder) for piece in split.pieces}
+    splits = rundir.unread(plans.outline(plan), RunDir(pending.folder))
+    unread = {piece.path for split in splits for piece in split.pieces}
     if all(_as_settled(file) for file in inputs["files"] if file["path"] in unread):
         return plan
     (pending.folder / INPUTS).unlink()  # what is there now is taken in instead
@@ -192,15 +194,18 @@ def _continuing(config: Config, folder: Path) -> Config:
 
 def _learned(named: NamedStep, first: Path) -> NamedStep:
     """A stage with what it learned in the first increment, which all later ones use."""
-    began = dict(configs.load(first / "config.yaml").steps)
+    began = dict(configs.load(RunDir(first).config).steps)
     if began.get(named.name) != named.step:
         raise ConfigError(
             f"{named.name}: what it learned in {first} is used by all increments, and there it had other settings; set "
             "them back or start a run of another name"
         )
-    groups = storage.read_json(first / receipts.OUTLINE)["groups"]
-    home = next(group["folder"] for group in groups if group["fits"] and group["stages"][0] == named.name)
-    return NamedStep(named.name, named.step.fitted(first / home / "fit" / named.name))  # type: ignore[union-attr]
+    outline = Outline.load(RunDir(first).outline)
+    if outline is None:
+        raise ConfigError(f"{first}: its plan.json is missing, so what {named.name} learned there cannot be found")
+    group = next(group for group in outline.groups if group.fits and group.stages[0] == named.name)
+    learned = RunDir(first).group(group.folder, group.kind).fit(named.name)
+    return NamedStep(named.name, named.step.fitted(learned))  # type: ignore[union-attr]
 
 
 class _Known:

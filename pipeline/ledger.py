@@ -16,6 +16,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.rundir import RunDir
 
 VERSION = 1
 
@@ -112,11 +113,11 @@ def dropped_for(folder: Path, id_: str) -> list[dict[str, Any]]:
 
 def rows(folder: Path) -> int:
     """How many rows the ledger has."""
-    return sum(pq.read_metadata(path).num_rows for path in sorted((folder / "ledger").glob("part-*.parquet")))
+    return sum(pq.read_metadata(path).num_rows for path in RunDir(folder).ledger_files)
 
 
 def _dataset(folder: Path) -> ds.Dataset:
-    return ds.dataset([str(path) for path in sorted((folder / "ledger").glob("part-*.parquet"))], format="parquet")
+    return ds.dataset([str(path) for path in RunDir(folder).ledger_files], format="parquet")
 
 
 def sample(paths: list[Path], reason: str | None, count: int) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline import browse, chart, corpus, receipts, storage
+from pipeline import browse, chart, corpus, storage
+from pipeline.rundir import RunDir
 
 PAGE = "report.html"
 _FILES = 16  # of documents, spread over the run, that samples are taken from
@@ -62,7 +63,7 @@ def write(folder: Path) -> list[Path]:
     homes = browse.members(folder)
     if homes == [folder]:
         return [write_one(folder)]
-    return [write_overview(folder), *(write_one(home) for home in homes if (home / "report.json").exists())]
+    return [write_overview(folder), *(write_one(home) for home in homes if RunDir(home).report.exists())]
 
 
 def write_one(folder: Path) -> Path:
@@ -113,7 +114,7 @@ def _overview(folder: Path) -> Iterator[str]:
            f'<b>{total["out"]:,} out</b>, <b>{total["tokens"]:,} tokens</b></p>')  # fmt: skip
     latest = corpus.latest(folder)
     yield f'<p class="soft">Latest corpus: {_e(str(latest.relative_to(folder)) if latest else "none yet")}</p>'
-    reports = [(row["increment"], storage.read_json(folder / row["increment"] / "report.json") or {}) for row in rows]
+    reports = [(row["increment"], RunDir(folder / row["increment"]).read_report() or {}) for row in rows]
     yield from _alarms([{**alarm, "increment": name} for name, found in reports for alarm in found.get("alarms", [])])
     yield "<h2>Increments</h2>"
     links = [f'<a href="{name}/{PAGE}">{name}</a>' if found else name for name, found in reports]
@@ -175,9 +176,8 @@ def _funnel(found: dict[str, Any]) -> Iterator[str]:
 def _reasons(folder: Path, found: dict[str, Any]) -> Iterator[str]:
     """A few documents that were dropped for each reason."""
     samples: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for group in found["groups"]:
-        said = receipts.of_group(folder, group, found["partitions"])
-        for path in _spread(receipts.rejects(folder / group["folder"], said)):
+    for group in browse.groups(folder, found):
+        for path in _spread(group.reject_files(group.receipts(found["partitions"]))):
             for row in _first_of_each(path):
                 samples.setdefault((row["stage"], row["drop"]), []).append(row)
     counts = {(stage["stage"], name): count for stage in found["funnel"] for name, count in stage["reasons"].items()}
@@ -233,7 +233,7 @@ def _tables(folder: Path, found: dict[str, Any]) -> Iterator[str]:
         yield "<h2>Languages of what was kept</h2>"
         cells = [[row["lang"], row["first_sum"], row["n_tokens_sum"]] for row in groups.to_pylist()]
         yield from _table(["language", "documents", "tokens"], [list(map(_cell, row)) for row in cells])
-    paths = [str(path) for path in sorted((folder / "ledger").glob("part-*.parquet"))]
+    paths = [str(path) for path in RunDir(folder).ledger_files]
     if found["state"] == "done" and paths:
         table = ds.dataset(paths, format="parquet").to_table(columns={
             "source": ds.field("source"), "stays": ds.field("stage").is_null().cast(pa.int64())

@@ -5,12 +5,11 @@ receipt is written last and says what went in, what came out, why the rest did n
 task run twice writes the same bytes to the same names.
 """
 
-import os
 import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import storage
+from pipeline import rundir, storage
 from pipeline.config import NamedStep
+from pipeline.rundir import Cost, InputFact, Receipt
 from pipeline.schema import BATCH_BYTES, BATCH_ROWS, DOCUMENT, DROP, empty, set_column, split_batches, text_bytes
-from pipeline.stage import Barrier, Piece, Sink, Source, Split, Stage
+from pipeline.stage import Barrier, Sink, Source, Split, Stage, StageCount
 
 REJECT: dict[str, pa.DataType] = {"stage": pa.string(), **DROP}
 """Columns that a rejected document has beside its own."""
@@ -108,7 +108,7 @@ class StepTask(NamedTuple):
 
     @property
     def receipt(self) -> Path:
-        return self.out.parent / "_receipts" / f"{self.out.name}.json"  # readers of Parquet folders pass over "_"
+        return rundir.step_receipt(self.out)
 
     @property
     def label(self) -> str:
@@ -136,12 +136,18 @@ class _Counts:
     def tally(self, name: str, counts: dict[str, int]) -> None:
         self._tally[name].update(counts)
 
-    def record(self) -> list[dict[str, Any]]:
-        return [
-            {"stage": name, "in": rows[0], "out": rows[1], "reasons": dict(sorted(self._reasons[name].items())),
-             "tally": dict(sorted(self._tally[name].items())), "seconds": round(self._seconds[name], 3)}
+    def record(self) -> tuple[StageCount, ...]:
+        return tuple(
+            StageCount(
+                stage=name,
+                rows_in=rows[0],
+                rows_out=rows[1],
+                reasons=dict(sorted(self._reasons[name].items())),
+                tally=dict(sorted(self._tally[name].items())),
+                seconds=round(self._seconds[name], 3),
+            )
             for name, rows in self._rows.items()
-        ]  # fmt: skip
+        )
 
 
 class _Clock:
@@ -151,12 +157,9 @@ class _Clock:
         pa.default_memory_pool().release_unused()  # what the task before left behind; this one has its own use for it
         self._wall, self._cpu = time.monotonic(), time.process_time()
 
-    def spent(self) -> dict[str, Any]:
-        return {
-            "seconds": round(time.monotonic() - self._wall, 3),
-            "cpu_seconds": round(time.process_time() - self._cpu, 3),
-            "peak_rss_mb": _peak_rss_mb(),
-        }
+    def spent(self) -> Cost:
+        seconds, cpu = time.monotonic() - self._wall, time.process_time() - self._cpu
+        return Cost(round(seconds, 3), round(cpu, 3), _peak_rss_mb())
 
 
 class _Writer:
@@ -215,7 +218,7 @@ def _conform(docs: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def run_map(task: MapTask) -> dict[str, Any]:
+def run_map(task: MapTask) -> Receipt:
     """Carry one partition through its group; returns the receipt, which is on disk by then."""
     clock = _Clock()
     task.receipt.unlink(missing_ok=True)  # of another input: it must not vouch for what is written now
@@ -223,7 +226,7 @@ def run_map(task: MapTask) -> dict[str, Any]:
     counts = _Counts(names)
     rejected = task.group / "rejected" / f"{task.name}.parquet"
     files = [rejected]
-    inputs = [_witness(piece) for piece in task.split.pieces] if task.split else []
+    inputs = tuple(map(InputFact.of, task.split.pieces)) if task.split else ()
     with ExitStack() as stack:
         rejects = _Writer(rejected, {**task.columns, **REJECT}, stack)
         kept = _through(task, counts, rejects)
@@ -232,12 +235,11 @@ def run_map(task: MapTask) -> dict[str, Any]:
         else:
             written, extra = _store(task, kept, stack)
         rejects.close(always=False)
-    record = {"key": task.key, "inputs": inputs, "counts": counts.record(), "text_bytes": counts.text_bytes, **extra}
-    record.update(clock.spent())
     if not rejects.rows:
         files.remove(rejected)
         rejected.unlink(missing_ok=True)  # of an earlier input under the same name
-    return _sign(task.receipt, record, [*files, *written], task.group)
+    about = {"inputs": inputs, "counts": counts.record(), "text_bytes": counts.text_bytes, "cost": clock.spent()}
+    return rundir.write_receipt(task.receipt, [*files, *written], task.group, key=task.key, **about, **extra)
 
 
 def _store(task: MapTask, kept: Iterator[pa.Table], stack: ExitStack) -> tuple[list[Path], dict[str, Any]]:
@@ -353,7 +355,7 @@ def _part(name: str, docs: pa.Table, counts: _Counts, rejects: _Writer, started:
     return docs
 
 
-def run_verdicts(task: VerdictTask) -> dict[str, Any]:
+def run_verdicts(task: VerdictTask) -> Receipt:
     """Apply a barrier's verdicts to one partition: the documents that stay, and those that go."""
     clock = _Clock()
     task.receipt.unlink(missing_ok=True)
@@ -370,9 +372,9 @@ def run_verdicts(task: VerdictTask) -> dict[str, Any]:
         rejects.close(always=False)
     if not rejects.rows:
         rejected.unlink(missing_ok=True)
-    record = {"key": task.key, "inputs": [], "counts": counts.record(), "text_bytes": 0, "rows": docs.rows}
-    record.update(clock.spent())
-    return _sign(task.receipt, record, [docs.path, *([rejected] if rejects.rows else [])], task.group)
+    files = [docs.path, *([rejected] if rejects.rows else [])]
+    about = {"counts": counts.record(), "rows": docs.rows, "cost": clock.spent()}
+    return rundir.write_receipt(task.receipt, files, task.group, key=task.key, **about)
 
 
 def _judged(task: VerdictTask) -> Iterator[pa.Table]:
@@ -400,60 +402,15 @@ def _beside(docs: pa.Table, verdicts: pa.Table) -> pa.Table:
     return docs
 
 
-def run_step(task: StepTask) -> dict[str, Any]:
+def run_step(task: StepTask) -> Receipt:
     """One inner step of a barrier or sink; its files and its record go into a receipt."""
     clock = _Clock()
     task.receipt.unlink(missing_ok=True)
     task.out.parent.mkdir(parents=True, exist_ok=True)
     record = task.fn(task.task, task.out)
     files = sorted(task.out.parent.glob(f"{task.out.name}.*"))
-    receipt = {"key": task.key, "inputs": [], "record": record, **clock.spent()}
-    return _sign(task.receipt, receipt, files, task.out.parent)
-
-
-def _sign(path: Path, record: dict[str, Any], files: list[Path], base: Path) -> dict[str, Any]:
-    """Write the receipt, with size and checksum of each file relative to `base`; the data is durable already."""
-    listed = {
-        str(file.relative_to(base)): {"bytes": file.stat().st_size, "sha256": storage.sha256(file)} for file in files
-    }
-    record = {**record, "base": os.path.relpath(base, path.parent), "files": listed}
-    storage.write_json(path, record)
-    return record
-
-
-def _witness(piece: Piece) -> dict[str, Any]:
-    """What a piece of input looked like when it was read, to notice later that it changed."""
-    state = Path(piece.path).stat()
-    whole = piece.start == 0 and piece.stop == -1
-    return {"path": piece.path, "source": piece.source, "size": state.st_size, "mtime_ns": state.st_mtime_ns,
-            "xxh3": storage.xxh3(piece.path) if whole else None}  # fmt: skip
-
-
-def unchanged(witness: dict[str, Any], piece: Piece) -> bool:
-    """Whether `piece` is still what the receipt saw: same size, and same path and time or same content."""
-    try:
-        state = Path(piece.path).stat()
-    except OSError:
-        return False
-    if state.st_size != witness["size"]:
-        return False
-    untouched = piece.path == witness["path"] and state.st_mtime_ns == witness["mtime_ns"]
-    return untouched or (witness["xxh3"] is not None and witness["xxh3"] == storage.xxh3(piece.path))
-
-
-def valid(path: Path, key: str, pieces: Sequence[Piece] = ()) -> dict[str, Any] | None:
-    """The receipt at `path` if it is for `key`, its files are all there and the `pieces` read have not changed."""
-    receipt = storage.read_json(path)
-    if not receipt or receipt.get("key") != key:
-        return None
-    base = path.parent / receipt["base"]
-    for name, facts in receipt["files"].items():
-        try:
-            if (base / name).stat().st_size != facts["bytes"]:
-                return None
-        except OSError:
-            return None
-    return receipt if all(map(unchanged, receipt["inputs"], pieces)) else None
+    about = {"record": record, "cost": clock.spent()}
+    return rundir.write_receipt(task.receipt, files, task.out.parent, key=task.key, **about)
 
 
 def _peak_rss_mb() -> int:

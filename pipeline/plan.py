@@ -17,13 +17,15 @@ import sys
 import unicodedata
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
 from pipeline.config import Config, ConfigError, NamedStep, Step
+from pipeline.rundir import Outline, OutlinedGroup
 from pipeline.schema import DOCUMENT, DROP
 from pipeline.stage import Barrier, Sink, Source, Split, Stage
+from pipeline.storage import digest
 
 FORMAT = 1
 """Of the run directory. Raised when what the machine itself writes changes."""
@@ -91,16 +93,16 @@ def inputs(config: Config) -> tuple[Split, ...]:
         raise ConfigError(f"stages[0].{name}: {error}") from None
 
 
-def outline(plan: Plan) -> dict[str, Any]:
-    """The plan as plain data, for the run directory: enough to tell how far a run is without anything else."""
+def outline(plan: Plan) -> Outline:
+    """What the run directory keeps of a plan."""
     before = set(DOCUMENT) - {"text"}
-    told = []
+    groups = []
     for group in plan.groups:
-        told.append({"folder": group.folder, "kind": group.kind, "stages": group.names, "fits": group.fits,
-                     "fingerprint": group.fingerprint,
-                     "adds": [name for name in group.columns if name not in before]})  # fmt: skip
+        adds = tuple(name for name in group.columns if name not in before)
+        names = tuple(group.names)
+        groups.append(OutlinedGroup(group.folder, group.kind, names, group.fits, group.fingerprint, adds))
         before |= set(group.columns)
-    return {"groups": told, "splits": [split.pieces for split in plan.splits], "contents": plan.contents}
+    return Outline(tuple(groups), plan.splits, plan.contents)
 
 
 def must_fit(step: object) -> bool:
@@ -183,11 +185,6 @@ def _group(number: int, steps: list[NamedStep], upstream: str, columns: dict[str
     fused = tuple(named for named in steps if isinstance(named.step, Stage))
     fingerprint = digest([upstream, [_identity(named) for named in steps]])
     return Group(number, kind, source, fused, end, fingerprint, columns, must_fit(first.step))
-
-
-def digest(value: object) -> str:
-    """SHA-256 of a JSON-able value, in hexadecimal."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def _identity(named: NamedStep) -> list[object]:

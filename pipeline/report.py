@@ -6,9 +6,7 @@ from typing import Any
 
 from pipeline import ledger, storage
 from pipeline.plan import Plan
-
-_OF_RECEIPTS = ("key", "inputs", "base", "files", "counts")
-"""What a sink's receipt says beside the corpus."""
+from pipeline.rundir import Receipt, RunDir
 
 
 def write(
@@ -17,17 +15,20 @@ def write(
     failed: list[dict[str, Any]],
     tasks: int,
     seconds: float,
-    said: dict[str, list[dict[str, Any]]],
+    receipts: dict[str, list[Receipt]],
 ) -> dict[str, Any]:
     """Put the report of a run together and write it as `report.json`.
 
-    `said` holds, by group, the receipts that this run found valid or wrote, and no others: what lies in the folder from
-    an earlier input does not count. `tasks` is how many tasks were done now, `seconds` how long that took by the clock.
+    `receipts` holds, by group, the receipts that this run found valid or wrote, and no others: what lies in the
+    folder from an earlier input does not count. `tasks` is how many tasks were done now, in `seconds` by the clock.
     """
-    funnel = [stage for group in plan.groups for stage in _funnel(said.get(group.folder, []))]
-    sink = storage.read_json(folder / plan.groups[-1].folder / "sink.json") or {} if not failed else {}
-    every = [receipt for group in plan.groups for receipt in said.get(group.folder, []) if "seconds" in receipt]
-    barriers = _summaries(plan, folder, {stage["stage"] for stage in funnel})
+    here = RunDir(folder)
+    funnel = [stage for group in plan.groups for stage in _funnel(receipts.get(group.folder, []))]
+    every = [receipt for group in plan.groups for receipt in receipts.get(group.folder, [])]
+    costs = [receipt.cost for receipt in every if receipt.cost]
+    last = here.group(plan.groups[-1].folder, plan.groups[-1].kind)
+    finished = Receipt.load(last.sink_receipt) if not failed else None
+    barriers = _summaries(plan, here, {stage["stage"] for stage in funnel})
     report = {
         "name": plan.config.name,
         "state": "failed" if failed else "done",
@@ -36,7 +37,7 @@ def write(
         "documents_in": funnel[0]["in"] if funnel else 0,
         "documents_out": funnel[-1]["out"] if funnel else 0,
         "funnel": funnel,
-        "corpus": {name: value for name, value in sink.items() if name not in _OF_RECEIPTS},
+        "corpus": finished.record if finished else {},
         "failed": failed,
         "imbalances": [] if failed else _imbalances(folder, funnel),
         "alarms": [
@@ -44,28 +45,27 @@ def write(
         ],
         "tasks_run": tasks,
         "seconds": seconds,
-        "text_bytes": sum(receipt.get("text_bytes", 0) for receipt in every),
-        "task_seconds": round(sum(receipt["seconds"] for receipt in every), 2),
-        "task_cpu_seconds": round(sum(receipt["cpu_seconds"] for receipt in every), 2),
-        "peak_rss_mb": max((receipt["peak_rss_mb"] for receipt in every), default=0),
+        "text_bytes": sum(receipt.text_bytes for receipt in every),
+        "task_seconds": round(sum(cost.seconds for cost in costs), 2),
+        "task_cpu_seconds": round(sum(cost.cpu_seconds for cost in costs), 2),
+        "peak_rss_mb": max((cost.peak_rss_mb for cost in costs), default=0),
         "barriers": barriers,
     }
-    storage.write_json(folder / "report.json", report)
+    storage.write_json(here.report, report)
     return report
 
 
-def _funnel(said: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _funnel(receipts: list[Receipt]) -> list[dict[str, Any]]:
     """In, out and reasons of every stage of a group, summed over the receipts of its partitions."""
     found: dict[str, dict[str, Any]] = {}
-    for part in (part for receipt in said for part in receipt.get("counts", [])):
-        blank = {"stage": part["stage"], "in": 0, "out": 0, "reasons": Counter(), "tally": Counter(),
-                 "cpu_seconds": 0.0}  # fmt: skip
-        total = found.setdefault(part["stage"], blank)
-        total["in"] += part["in"]
-        total["out"] += part["out"]
-        total["reasons"].update(part["reasons"])
-        total["tally"].update(part["tally"])
-        total["cpu_seconds"] = round(total["cpu_seconds"] + part["seconds"], 3)
+    for part in (part for receipt in receipts for part in receipt.counts):
+        blank = {"stage": part.stage, "in": 0, "out": 0, "reasons": Counter(), "tally": Counter(), "cpu_seconds": 0.0}
+        total = found.setdefault(part.stage, blank)
+        total["in"] += part.rows_in
+        total["out"] += part.rows_out
+        total["reasons"].update(part.reasons)
+        total["tally"].update(part.tally)
+        total["cpu_seconds"] = round(total["cpu_seconds"] + part.seconds, 3)
     for stage in found.values():
         stage["reasons"] = dict(stage["reasons"].most_common())
         stage["tally"] = dict(sorted(stage["tally"].items()))
@@ -88,11 +88,11 @@ def _imbalances(folder: Path, funnel: list[dict[str, Any]]) -> list[str]:
     return wrong
 
 
-def _summaries(plan: Plan, folder: Path, judged: set[str]) -> dict[str, Any]:
+def _summaries(plan: Plan, here: RunDir, judged: set[str]) -> dict[str, Any]:
     """What each barrier said of its work, of those whose verdicts were carried out."""
     found = {}
     for group in plan.groups:
-        summary = storage.read_json(folder / group.folder / "verdicts" / "summary.json")
+        summary = storage.read_json(here.group(group.folder, group.kind).summary)
         if group.end and summary and group.end.name in judged:
             found[group.end.name] = summary
     return found

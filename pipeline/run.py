@@ -5,7 +5,6 @@ from what is on disk; one that has everything does no task at all. Each group of
 engine; a barrier adds its inner steps and the verdicts, a sink its shards.
 """
 
-import re
 import time
 import traceback
 from collections.abc import Callable
@@ -13,12 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from pipeline import config as configs
-from pipeline import ledger, partition, receipts, report, storage
+from pipeline import ledger, partition, report, rundir, storage
 from pipeline.config import NamedStep
 from pipeline.engine import Engine
-from pipeline.plan import Group, Plan, digest, outline
-from pipeline.receipts import AtRest
+from pipeline.plan import Group, Plan, outline
+from pipeline.rundir import Documents, FileFact, GroupDir, Receipt, RunDir
 from pipeline.stage import Barrier, Part, Piece, Refused, Sink, Split, Steps
+from pipeline.storage import digest
 
 
 class Failure(NamedTuple):
@@ -43,7 +43,7 @@ class Watch(Protocol):
 
     def begin(self, what: str, tasks: int, done: int, size: int) -> None: ...
 
-    def advance(self, receipt: dict[str, Any] | None, size: int) -> None: ...
+    def advance(self, receipt: Receipt | None, size: int) -> None: ...
 
     def end(self) -> None: ...
 
@@ -53,16 +53,17 @@ def run(plan: Plan, folder: Path, engine: Engine, watch: Watch) -> dict[str, Any
 
     Tasks that fail are in the report's `failed`, counts that do not add up in its `imbalances`; neither raises.
     """
-    (folder / "report.json").unlink(missing_ok=True)  # it tells of the run before this one
+    here = RunDir(folder)
+    here.report.unlink(missing_ok=True)  # it tells of the run before this one
     for torn in folder.rglob(".*.tmp"):  # what killed writers left; nobody else writes here while the lock is held
         torn.unlink(missing_ok=True)
-    with storage.atomic(folder / "config.yaml") as beside:
+    with storage.atomic(here.config) as beside:
         beside.write_text(configs.dump(plan.config), encoding="utf-8")
-    storage.write_json(folder / receipts.OUTLINE, outline(plan))
+    outline(plan).write(here.outline)
     begun = time.monotonic()
-    run_ = _Run(folder, engine, watch)
+    run_ = _Run(here, engine, watch)
     failures: list[Failure] = []
-    arrived: list[AtRest] = []
+    arrived: list[Documents] = []
     try:
         for group in plan.groups:
             arrived = run_.group(plan, group, arrived)
@@ -70,34 +71,34 @@ def run(plan: Plan, folder: Path, engine: Engine, watch: Watch) -> dict[str, Any
     except Failed as failed:
         failures = failed.failures
     seconds = round(time.monotonic() - begun, 2)
-    return report.write(plan, folder, [failure._asdict() for failure in failures], run_.tasks, seconds, run_.said)
+    return report.write(plan, folder, [failure._asdict() for failure in failures], run_.tasks, seconds, run_.receipts)
 
 
 class _Run:
     """One run in progress: where, on what, watched by whom, how many tasks it has had to do, what receipts said."""
 
-    def __init__(self, folder: Path, engine: Engine, watch: Watch) -> None:
-        self.folder, self.engine, self.watch = folder, engine, watch
+    def __init__(self, home: RunDir, engine: Engine, watch: Watch) -> None:
+        self.home, self.engine, self.watch = home, engine, watch
         self.tasks = 0
-        self.said: dict[str, list[dict[str, Any]]] = {}  # by folder of the group, in the order of the work
+        self.receipts: dict[str, list[Receipt]] = {}  # by folder of the group, in the order of the work
 
-    def group(self, plan: Plan, group: Group, arrived: list[AtRest]) -> list[AtRest]:
+    def group(self, plan: Plan, group: Group, arrived: list[Documents]) -> list[Documents]:
         """Bring one group to rest; returns its partitions. Raises `Failed`."""
-        home = self.folder / group.folder
-        home.mkdir(parents=True, exist_ok=True)
+        home = self.home.group(group.folder, group.kind)
+        home.path.mkdir(parents=True, exist_ok=True)
         stages, learned = self._fitted(group, home, arrived) if group.fits else (group.stages, None)
         if group.source:
-            keys = receipts.source_keys(group.fingerprint, plan.splits, plan.contents)
+            keys = rundir.source_keys(group.fingerprint, plan.splits, plan.contents)
         else:
-            keys = receipts.docs_keys(group.fingerprint, learned, arrived)
+            keys = rundir.document_keys(group.fingerprint, learned, arrived)
         tasks = _map_tasks(plan, group._replace(stages=stages), home, keys, arrived)
         inputs = [() if plan.contents is not None else _pieces(task) for task in tasks]
         if group.kind == "sink":
             return self._sink(group, home, tasks, inputs)
-        _sweep(home, len(tasks))
-        said = self._do(_title(group), partition.run_map, tasks, home, inputs)
-        here = [receipts.at_rest(task.receipt, receipt) for task, receipt in zip(tasks, said)]
-        return here if group.kind == "map" else self._barrier(group, home, tasks, here, said)
+        home.sweep(len(tasks))
+        receipts = self._do(_title(group), partition.run_map, tasks, home.path, inputs)
+        mapped = [rundir.documents_of(task.receipt, receipt) for task, receipt in zip(tasks, receipts)]
+        return mapped if group.kind == "map" else self._barrier(group, home, tasks, mapped, receipts)
 
     def _do(
         self,
@@ -107,12 +108,12 @@ class _Run:
         home: Path,
         inputs: list[tuple[Piece, ...]] | None = None,
         labels: list[str] | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Receipt]:
         """Run the tasks that have no valid receipt; all receipts in task order. Raises `Failed` when all have ended.
 
         A receipt counts while the `inputs` of its task are what it saw. A failure is told with its entry of `labels`.
         """
-        done = [partition.valid(task.receipt, task.key, read) for task, read in zip(tasks, inputs or [()] * len(tasks))]
+        done = [rundir.valid(task.receipt, task.key, read) for task, read in zip(tasks, inputs or [()] * len(tasks))]
         places = [place for place, receipt in enumerate(done) if receipt is None]
         missing = [tasks[place] for place in places]
         self.watch.begin(what, len(tasks), len(tasks) - len(missing), sum(map(_size, missing)))
@@ -128,112 +129,112 @@ class _Run:
                 failures.append(Failure(f"{what} {task.number}", _one_line(end.error, label), end.error))
         self.watch.end()
         finished = [receipt for receipt in done if receipt]
-        self.said.setdefault(home.name, []).extend(finished)
+        self.receipts.setdefault(home.name, []).extend(finished)
         if failures:
             raise Failed(sorted(failures))
         return finished
 
     def _steps(self, stage: str, home: Path, folder: str, key: str, about: "_About") -> Steps:
         """The inner steps of a barrier or sink called `stage`, with receipts in home/`folder` for this key."""
-        key = receipts.placed(key, home)
+        key = rundir.placed(key, home)
 
         def steps(name: str, fn: Any, tasks: list[Any]) -> list[dict[str, Any]]:
             outs = [home / folder / f"{name}-{i:05d}" for i in range(len(tasks))]
             todo = [partition.StepTask(i, key, fn, task, out) for i, (task, out) in enumerate(zip(tasks, outs))]
             labels = [f"{stage}: {name} {about(task, i, len(tasks))}" for i, task in enumerate(tasks)]
-            said = self._do(f"{stage} {name}", partition.run_step, todo, home, labels=labels)
-            return [receipt["record"] for receipt in said]
+            return [one.record for one in self._do(f"{stage} {name}", partition.run_step, todo, home, labels=labels)]
 
         return steps
 
     def _barrier(
         self,
         group: Group,
-        home: Path,
-        mapped: list[partition.MapTask],
-        here: list[AtRest],
-        said: list[dict[str, Any]],
-    ) -> list[AtRest]:
-        """Judge the partitions `here` and carry the verdicts out, unless that is done."""
+        home: GroupDir,
+        tasks: list[partition.MapTask],
+        mapped: list[Documents],
+        receipts: list[Receipt],
+    ) -> list[Documents]:
+        """Decide on the partitions `mapped` and apply the verdicts, unless that is done."""
         assert group.end
         assert isinstance(group.end.step, Barrier)
-        barrier = receipts.barrier_key(group.fingerprint, said)
-        keys = receipts.verdict_keys(barrier, here)
-        if all(partition.valid(home / f"{task.name}.json", key) for task, key in zip(mapped, keys)):
-            verdicts = [Path()] * len(here)  # carried out already: whatever they were read from is needed no more
-            self.said[home.name] += _read(home / "verdicts" / "_receipts")
+        barrier = rundir.barrier_key(group.fingerprint, receipts)
+        keys = rundir.verdict_keys(barrier, mapped)
+        applied = [rundir.valid(home.part_receipt(task.number), key) for task, key in zip(tasks, keys)]
+        if all(applied) and (steps_done := _undamaged(_decided, home)) is not None:
+            verdicts = [Path()] * len(mapped)  # applied already: whatever they were made from is needed no more
+            self.receipts[home.path.name] += steps_done
         else:
-            sketches = [home / f"sketch-{task.number:05d}.arrow" for task in mapped]
-            parts = [Part(docs.docs, sketch, one["rows"]) for docs, sketch, one in zip(here, sketches, said)]
-            about = _About({part.docs: task.label for part, task in zip(parts, mapped)})
-            steps = self._steps(group.end.name, home, "verdicts", barrier, about)
+            parts = [Part(docs.path, home.sketch(task.number), receipt.rows or 0)
+                     for docs, task, receipt in zip(mapped, tasks, receipts)]  # fmt: skip
+            about = _About({part.docs: task.label for part, task in zip(parts, tasks)})
+            steps = self._steps(group.end.name, home.path, home.verdicts.name, barrier, about)
             verdicts = _here(f"{group.end.name}: resolve", group.end.step.resolve, parts, steps)
-        tasks = [
-            partition.VerdictTask(i, key, group.end, docs.docs, verdict, group.columns, home)
-            for i, (key, docs, verdict) in enumerate(zip(keys, here, verdicts, strict=True))
+        applications = [
+            partition.VerdictTask(i, key, group.end, docs.path, verdict, group.columns, home.path)
+            for i, (key, docs, verdict) in enumerate(zip(keys, mapped, verdicts, strict=True))
         ]
-        final = self._do(group.end.name, partition.run_verdicts, tasks, home)
-        return [receipts.at_rest(task.receipt, receipt) for task, receipt in zip(tasks, final)]
+        final = self._do(group.end.name, partition.run_verdicts, applications, home.path)
+        return [rundir.documents_of(task.receipt, receipt) for task, receipt in zip(applications, final)]
 
     def _sink(
-        self, group: Group, home: Path, tasks: list[partition.MapTask], inputs: list[tuple[Piece, ...]]
-    ) -> list[AtRest]:
-        """Scatter and gather, unless the corpus stands already; what lay between is removed in the end."""
+        self, group: Group, home: GroupDir, tasks: list[partition.MapTask], inputs: list[tuple[Piece, ...]]
+    ) -> list[Documents]:
+        """Scatter and gather, unless the corpus is there already; what lay between is removed in the end."""
         assert group.end
         assert isinstance(group.end.step, Sink)
         sink, name = group.end.step, group.end.name
-        whole = receipts.sink_key(group.fingerprint, [task.key for task in tasks])
-        if partition.valid(home / "sink.json", whole, [piece for read in inputs for piece in read]):
-            _tidy(home)
-            scattered = [storage.read_json(task.receipt) for task in tasks]
-            self.said.setdefault(home.name, []).extend([*scattered, *_read(home / "gather" / "_receipts")])
-            self.said[home.name].append(storage.read_json(home / "sink.json"))
+        whole = rundir.sink_key(group.fingerprint, [task.key for task in tasks])
+        known = self.receipts.setdefault(home.path.name, [])
+        every = [piece for read in inputs for piece in read]
+        if rundir.valid(home.sink_receipt, whole, every) and (done := _undamaged(_corpus_receipts, home, len(tasks))):
+            home.tidy()
+            known += done
             return []
-        (home / "sink.json").unlink(missing_ok=True)  # of an earlier input, whose scattered parts are replaced now
-        _sweep(home, len(tasks))
-        tasks = [task._replace(key=receipts.placed(task.key, home)) for task in tasks]
-        scattered = self._do(_title(group), partition.run_map, tasks, home, inputs)
-        seen = [witness for receipt in scattered for witness in receipt["inputs"]]
+        home.sink_receipt.unlink(missing_ok=True)  # of an earlier input, whose scattered parts are replaced now
+        home.sweep(len(tasks))
+        tasks = [task._replace(key=rundir.placed(task.key, home.path)) for task in tasks]
+        scattered = self._do(_title(group), partition.run_map, tasks, home.path, inputs)
+        seen = tuple(fact for receipt in scattered for fact in receipt.inputs)
         shards = _here(f"{name}: plan", sink.plan, [task.folder / task.name for task in tasks])
-        records = self._steps(name, home, "gather", whole, _About({}))("shard", sink.gather, shards)
-        done = [home / "gather" / f"shard-{i:05d}" for i in range(len(shards))]
-        record = _here(f"{name}: finish", sink.finish, done, records, home)
-        files = {name: {"bytes": (home / name).stat().st_size} for name in record.pop("files")}
-        receipt = {"key": whole, "inputs": seen, "base": ".", "files": files, **record}
-        storage.write_json(home / "sink.json", receipt)
-        self.said[home.name].append(receipt)  # a sink may drop documents too: `counts` and `rejected/` are in it
-        _tidy(home)
+        steps = self._steps(name, home.path, home.gather.name, whole, _About({}))
+        records = steps("shard", sink.gather, shards)
+        outs = [home.gather / f"shard-{i:05d}" for i in range(len(shards))]
+        record = _here(f"{name}: finish", sink.finish, outs, records, home.path)
+        files = {file: FileFact((home.path / file).stat().st_size) for file in record.pop("files")}
+        counts = tuple(record.pop("counts", ()))  # a sink may drop documents too
+        receipt = Receipt(whole, ".", files, seen, counts, record=record, written=storage.utc())
+        known.append(receipt.write(home.sink_receipt))
+        home.tidy()
         return []
 
-    def _fitted(self, group: Group, home: Path, arrived: list[AtRest]) -> tuple[tuple[NamedStep, ...], str]:
+    def _fitted(self, group: Group, home: GroupDir, arrived: list[Documents]) -> tuple[tuple[NamedStep, ...], str]:
         """The group's stages, the first with what it learned filled in, and a digest of what that is."""
         first = group.stages[0]
-        fit = _Fit(first, [docs.docs for docs in arrived])
-        task = partition.StepTask(0, receipts.fit_key(group.fingerprint, arrived), fit, None, home / "fit" / first.name)
-        receipt = self._do(f"fit {first.name}", partition.run_step, [task], home, labels=[f"{first.name}: fit"])[0]
+        fit = _Fit(first, [docs.path for docs in arrived])
+        key = rundir.fit_key(group.fingerprint, arrived)
+        task = partition.StepTask(0, key, fit, None, home.fit(first.name))
+        what, label = f"fit {first.name}", f"{first.name}: fit"
+        receipt = self._do(what, partition.run_step, [task], home.path, labels=[label])[0]
         step = first.step.fitted(task.out)  # type: ignore[union-attr]
-        return (NamedStep(first.name, step), *group.stages[1:]), digest(receipt["files"])
+        return (NamedStep(first.name, step), *group.stages[1:]), rundir.learned_digest(receipt)
 
     def ledger(self, plan: Plan) -> None:
         """A row for every record that entered, from the rejects of each group and the finished corpus."""
-        rejects = [
-            path
-            for group in plan.groups
-            for path in receipts.rejects(self.folder / group.folder, self.said[group.folder])
-        ]
-        last = self.folder / plan.groups[-1].folder
-        kept = [last / "docs.parquet"]
-        if plan.groups[-1].kind != "sink":
-            kept = receipts.survivors(last, self.said[last.name])
-        tasks = ledger.tasks(self.folder, rejects, kept)
+        homes = [self.home.group(group.folder, group.kind) for group in plan.groups]
+        rejects = [path for home in homes for path in home.reject_files(self.receipts[home.path.name])]
+        last = homes[-1]
+        kept = [last.path / "docs.parquet"]
+        if last.kind != "sink":
+            kept = last.document_files(self.receipts[last.path.name])
+        tasks = ledger.tasks(self.home.path, rejects, kept)
         key = digest([ledger.VERSION, [(task.where, task.inputs()) for task in tasks]])
-        home = self.folder / "ledger"
-        steps = [partition.StepTask(i, key, ledger.write_part, task, home / f"part-{i:05d}")
+        folder = self.home.ledger
+        steps = [partition.StepTask(i, key, ledger.write_part, task, folder / f"part-{i:05d}")
                  for i, task in enumerate(tasks)]  # fmt: skip
-        for stale in home.glob("**/part-*"):
-            if _number(stale) >= len(steps):
+        for stale in folder.glob("**/part-*"):
+            if rundir.number_of(stale) >= len(steps):
                 stale.unlink()
-        self._do("ledger", partition.run_step, steps, home, labels=[f"ledger: {task.where}" for task in tasks])
+        self._do("ledger", partition.run_step, steps, folder, labels=[f"ledger: {task.where}" for task in tasks])
 
 
 class _Fit:
@@ -259,16 +260,38 @@ class _About:
         return f"of {label}" if label else f"{number + 1} of {of}"
 
 
-def _map_tasks(plan: Plan, group: Group, home: Path, keys: list[str], arrived: list[AtRest]) -> list[partition.MapTask]:
+def _map_tasks(
+    plan: Plan, group: Group, home: GroupDir, keys: list[str], arrived: list[Documents]
+) -> list[partition.MapTask]:
     """One task a partition: of the raw input in the first group, of the documents that arrived in the others."""
-    inputs: list[tuple[Split | None, Path | None]] = [(None, docs.docs) for docs in arrived]
+    inputs: list[tuple[Split | None, Path | None]] = [(None, docs.path) for docs in arrived]
     if group.source:
         inputs = [(split, None) for split in plan.splits]
-    folder = home / receipts.INSIDE[group.kind]
+    about = (group.stages, group.end, group.columns, home.map_dir, home.path)
     return [
-        partition.MapTask(i, key, group.source, split, docs, group.stages, group.end, group.columns, folder, home)
+        partition.MapTask(i, key, group.source, split, docs, *about)
         for i, (key, (split, docs)) in enumerate(zip(keys, inputs, strict=True))
     ]
+
+
+def _decided(home: GroupDir) -> list[Receipt]:
+    """The receipts of a barrier's inner steps, whose summary is readable as well."""
+    storage.read_json(home.summary)
+    return rundir.step_receipts(home.verdicts)
+
+
+def _corpus_receipts(home: GroupDir, partitions: int) -> list[Receipt]:
+    """The receipts of a finished corpus, in the order of the work."""
+    *scattered, finished = home.receipts(partitions)
+    return [*scattered, *rundir.step_receipts(home.gather), finished]
+
+
+def _undamaged(fn: Callable[..., list[Receipt]], *args: Any) -> list[Receipt] | None:
+    """`fn(*args)`, or None where a record is damaged: the work that it speaks of is done again."""
+    try:
+        return fn(*args)
+    except storage.Damaged:
+        return None
 
 
 def _here(what: str, fn: Callable[..., Any], *args: Any) -> Any:
@@ -282,33 +305,6 @@ def _here(what: str, fn: Callable[..., Any], *args: Any) -> Any:
         said = str(error) if refused else f"{type(error).__name__}: {error}"
         message = " ".join(f"{what.partition(':')[0] if refused else what}: {said}".split())
         raise Failed([Failure(what, message, traceback.format_exc(), refused)]) from error
-
-
-def _read(folder: Path) -> list[dict[str, Any]]:
-    """The receipts of inner steps in a folder, by name."""
-    return [storage.read_json(path) for path in sorted(folder.glob("*.json"))]
-
-
-def _sweep(home: Path, parts: int) -> None:
-    """Remove partitions beyond the number there are now (an input was taken away since), not the shards of a corpus."""
-    here = () if (home / "scatter").exists() else home.glob("part-*")
-    inside = (path for folder in ("map", "scatter", "rejected") for path in home.glob(f"{folder}/part-*"))
-    for path in [*here, *inside, *home.glob("sketch-*")]:
-        if _number(path) >= parts:
-            path.unlink()
-
-
-def _tidy(home: Path) -> None:
-    """Remove what lay between scatter and corpus; the receipts stay, since the report is made of them."""
-    for leftover in (*home.glob("scatter/part-*"), *home.glob("gather/shard-*")):
-        if leftover.suffix != ".json":
-            leftover.unlink()
-
-
-def _number(path: Path) -> int:
-    """The number in a name like part-00012.parquet."""
-    found = re.match(r"[a-z]+-(\d+)", path.name)
-    return int(found[1]) if found else -1
 
 
 def _title(group: Group) -> str:

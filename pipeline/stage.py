@@ -112,6 +112,17 @@ class Part(NamedTuple):
     rows: int
 
 
+class StageCount(NamedTuple):
+    """What one stage took in and let through."""
+
+    stage: str
+    rows_in: int
+    rows_out: int
+    reasons: dict[str, int]  # dropped documents by reason
+    tally: dict[str, int]  # what the stage counted beside
+    seconds: float  # of CPU
+
+
 class Steps(Protocol):
     """Runs the inner steps of a barrier in parallel; a finished task is not run again after a restart."""
 
@@ -171,8 +182,8 @@ class Sink(_Step):
     def finish(self, gathered: list[Path], records: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
         """Put the shards in place under `folder` and write the manifest, last; returns a record with `files`.
 
-        May drop documents: `counts` in the record, as a partition's receipt has them, and rejects under `rejected/`
-        among the files.
+        May drop documents: `counts` in the record (a list of `StageCount`), and rejects under `rejected/` among the
+        files.
         """
 
 

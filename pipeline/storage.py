@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ PARQUET = {"compression": "zstd", "compression_level": 3}
 
 class Locked(RuntimeError):
     """Another process holds the folder."""
+
+
+class Damaged(ValueError):
+    """A file does not hold what it should; the message names the file."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(f"{path}: {what}")
 
 
 @contextmanager
@@ -74,11 +82,23 @@ def write_json(path: Path, record: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, or None where there is no file."""
+    """The content of a JSON file, or None where there is no file. Raises `Damaged` for a file that is no JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except (ValueError, RecursionError) as error:
+        raise Damaged(path, f"is damaged: not JSON ({error})") from None
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a JSON-able value, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def utc() -> str:
+    """The time now, for records: UTC, to the second, as 2026-11-26T00:45:08Z."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def write_table(path: Path, table: pa.Table) -> None:

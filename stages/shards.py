@@ -22,7 +22,7 @@ from pydantic import Field, field_validator
 
 from pipeline import corpus, storage
 from pipeline.schema import mark, set_column, text_buffers
-from pipeline.stage import Refused, Sink
+from pipeline.stage import Refused, Sink, StageCount
 from stages.kernels import mixture
 from stages.sharding import copies, runs
 from stages.sharding.mix import Mix
@@ -287,8 +287,7 @@ class Shards(Sink):
         if gone:
             written = (out for out, record in zip(gathered, records) if record["left_out"])
             _join([runs.named(out, ".rejected.parquet") for out in written], rejected)
-        counts = {"stage": self._name(), "in": entered, "out": entered - gone,
-                  "reasons": {"mixture": gone} if gone else {}, "tally": {}, "seconds": 0.0}  # fmt: skip
+        counts = StageCount(self._name(), entered, entered - gone, {"mixture": gone} if gone else {}, {}, 0.0)
         told = storage.read_json(Path(records[0]["mix"]))
         told["mix"].update({"documents": entered - gone, "left_out": gone})
         return {"told": told, "counts": counts, "files": [f"rejected/{rejected.name}"] if gone else []}

@@ -80,7 +80,8 @@ def run(folder: Path, groups: dict[str, list[str]]) -> Path:
             pa.table({"text": texts} if texts else {"input_ids": [[1]]}), folder / name / "part-00000.parquet"
         )
     packed(folder / "plan.json", "{}")
-    packed(folder / "report.json", json.dumps({"groups": [{"folder": name} for name in groups]}))
+    listed = [{"folder": name} for name in groups]
+    packed(folder / "report.json", json.dumps({"state": "done", "funnel": [], "groups": listed}))
     return folder
 
 
@@ -98,6 +99,11 @@ def test_a_run_is_what_it_kept(tmp_path: Path) -> None:
     packed(tmp_path / "three/plan.json", "{}")
     with pytest.raises(ValueError, match="three: a run that is not finished"):
         documents.files([tmp_path / "three"])
+
+
+@pytest.mark.parametrize("name", ["1-dedup2-a1a1a1", "12-Top100_v2-a1a1a1", "123-x-a1a1a1"])
+def test_the_folder_of_any_stage_gives_its_documents_and_no_rejects(tmp_path: Path, name: str) -> None:
+    assert texts_of(run(tmp_path, {name: ["kept"]}) / name) == ["kept"]
 
 
 def test_a_run_that_goes_on_is_all_its_increments(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_what_does_not_balance_is_an_error(shop: Workshop) -> None:
     shop.run("run", "c.yaml")
     receipt = shop.folder_of("runs/t", "long") / "part-00002.json"
     facts = json.loads(receipt.read_text())
-    facts["counts"][0]["in"] += 1
+    facts["counts"][0]["rows_in"] += 1
     receipt.write_text(json.dumps(facts))
     said = shop.run("run", "c.yaml", code=1)
     assert "does not balance: rows: 133 in, but 120 out and 12 dropped" in said

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import schema, storage
+from pipeline import rundir, schema
 from pipeline.stage import Piece
 from stages.readers import plain, records
 from stages.readers.rows import Fields, Row, text_of
@@ -25,7 +25,6 @@ COLUMNS = {"text": pa.large_string(), **dict.fromkeys(("url", "domain", "source"
 UNDERSTOOD = ".parquet, .jsonl or .txt (.gz, .zst)"
 
 _NAME = re.compile(r".*\.(?:(?P<parquet>parquet)|(?:(?P<jsonl>jsonl|ndjson|json)|(?P<text>txt))(?:\.gz|\.zst)?)")
-_GROUP = re.compile(r"\d{1,2}-[a-z_]+-[0-9a-f]{6}")  # the folder of a group in a run
 _WITHOUT_TEXT = ("missing_field", "wrong_type", "empty")
 _BATCH = 1000
 _LARGEST_TEXT = 1 << 30  # bytes of a text file
@@ -75,14 +74,14 @@ def _kind(path: Path) -> str | None:
 
 
 def _below(folder: Path) -> list[Path]:
-    if _GROUP.fullmatch(folder.name):
+    if rundir.is_group(folder):
         return _of_group(folder)
-    if (folder / "plan.json").is_file() or (folder / "report.json").is_file():
-        report = storage.read_json(folder / "report.json")
+    run = rundir.RunDir(folder)
+    if run.outline.is_file() or run.config.is_file():
+        report = run.read_report()
         if report is None:
             raise Unusable(f"{folder}: a run that is not finished")
-        if "groups" in report:
-            return _of_run(folder, [group["folder"] for group in report["groups"]])
+        return _of_run(folder, [group["folder"] for group in report["groups"]])
     entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
     if (folder / "LATEST").is_file():  # the increments of a run that goes on
         entries = [entry for entry in entries if entry.name.isdigit()]
