@@ -15,12 +15,15 @@ import importlib.util
 import json
 import sys
 import unicodedata
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
+from pydantic import BaseModel
 
+from pipeline import storage
 from pipeline.config import Config, ConfigError, NamedStep, Step
 from pipeline.rundir import Outline, OutlinedGroup
 from pipeline.schema import DOCUMENT, DROP
@@ -136,7 +139,7 @@ def _check_columns(steps: tuple[NamedStep, ...]) -> None:
                 raise ConfigError(f"stages[{place}].{name}: adds column '{column}', which {owner} has already")
             here[column] = name
         types |= step.columns()
-        for path in step.files():
+        for path in input_files(step):
             if not path.is_file():
                 raise ConfigError(f"stages[{place}].{name}: no such file: {path}")
 
@@ -190,11 +193,43 @@ def _group(number: int, steps: list[NamedStep], upstream: str, columns: dict[str
 def _identity(named: NamedStep) -> list[object]:
     """Everything the output of a stage depends on, apart from its input."""
     step = named.step
-    files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in step.files()]
+    files = [storage.sha256(path) for path in input_files(step)]
     settings = json.dumps(
         step.model_dump(mode="json"), ensure_ascii=False
     )  # in their order: of patterns, the first wins
     return [named.name, settings, _code(type(step).__module__), files]
+
+
+def input_files(step: Step) -> list[Path]:
+    """The files that the result of a stage depends on: those it names itself, and those that its settings name.
+
+    Every `Path` among the settings is an input, also inside lists and nested models. A folder stands for all files
+    below it, unless the stage itself names files in it. A path where nothing is comes back as it is.
+    """
+    named = step.files()
+    files = list(named)
+    for path in _paths([getattr(step, field) for field in type(step).model_fields]):
+        if path.is_dir():
+            covered = any(path in file.parents for file in named)
+            files += [] if covered else sorted(file for file in path.rglob("*") if file.is_file())
+        else:
+            files.append(path)
+    return list(dict.fromkeys(files))
+
+
+def _paths(value: object) -> Iterator[Path]:
+    """The paths in a setting."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, BaseModel):
+        yield from _paths([getattr(value, field) for field in type(value).model_fields])
+    elif isinstance(value, Mapping):
+        yield from _paths([*value.keys(), *value.values()])
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _paths(item)
+    elif isinstance(value, (set, frozenset)):
+        yield from _paths(sorted(value, key=str))  # sets have no order of their own
 
 
 @functools.cache

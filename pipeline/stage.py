@@ -47,7 +47,12 @@ class _Step(BaseModel, ABC):
         return dict(self.adds)
 
     def files(self) -> list[Path]:
-        """Files beside the code that the result depends on (models, tables); they must exist and are fingerprinted."""
+        """Files that no setting names and the result depends on: shipped models, tables.
+
+        They must exist, and their content is part of the fingerprint. So is the content of every `Path` among the
+        settings, which need not be listed here. A folder among the settings stands for all files below it, unless this
+        lists some of them.
+        """
         return []
 
 
