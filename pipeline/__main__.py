@@ -7,6 +7,7 @@ Ctrl-C. `--debug` shows the traceback of an error.
 
 import importlib
 import json
+import shutil
 import sys
 import traceback
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline import bench as benches
-from pipeline import browse, console, corpus, difference, increments, page, storage
+from pipeline import browse, console, corpus, difference, increments, page, reading, storage
 from pipeline import config as configs
 from pipeline import plan as plans
 from pipeline import run as runs
@@ -164,9 +165,9 @@ def plan(recipe: Recipe = DEFAULT, settings: Settings = None, out: Out = None) -
 @app.command()
 def status(run_: RunArg) -> None:
     """Show how far a run is."""
-    folder = browse.run_folder(run_)
+    folder = reading.run_folder(run_)
     held = browse.holder(folder)
-    homes = browse.members(folder)
+    homes = reading.members(folder)
     if homes != [folder]:
         print(f"{folder}: " + (f"running ({held}); " if held else "") + f"latest {corpus.latest(folder)}")
         console.increments(browse.increment_rows(folder))
@@ -184,7 +185,7 @@ def show(
     count: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 5,
 ) -> None:
     """Read some documents of a run: survivors, or those dropped for a reason."""
-    rows = browse.documents(browse.run_folder(run_), stage, rejected, count)
+    rows = browse.documents(reading.run_folder(run_), stage, rejected, count)
     for row in rows:
         console.document(row, row.get("text") or "", browse.figures(row))
 
@@ -192,7 +193,7 @@ def show(
 @app.command()
 def explain(run_: RunArg, document: Annotated[str, typer.Argument(help="Its id, url, or own identifier.")]) -> None:
     """Tell the whole story of one document."""
-    folder = browse.run_folder(run_)
+    folder = reading.run_folder(run_)
     for story in browse.stories(folder, document):
         console.document(story.row, story.text, browse.figures(story.row), width=400)
         for line in story.lines:
@@ -204,7 +205,7 @@ def explain(run_: RunArg, document: Annotated[str, typer.Argument(help="Its id, 
 @app.command()
 def verify(run_: RunArg) -> None:
     """Check a finished run: checksums, counts, token ids, ledger."""
-    folder = browse.run_folder(run_)
+    folder = reading.run_folder(run_)
     wrong, said = browse.verify(folder)
     for line in said:
         print(line)
@@ -218,8 +219,30 @@ def verify(run_: RunArg) -> None:
 @app.command()
 def report(run_: RunArg) -> None:
     """Write the page of a run anew and tell where it is: `report.html` in its directory."""
-    for written in page.write(browse.run_folder(run_)):
+    for written in page.write(reading.run_folder(run_)):
         print(written)
+
+
+@app.command()
+def clean(
+    run_: RunArg,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+) -> None:
+    """Remove the groups of earlier configurations. They are kept so that going back to one costs nothing."""
+    folder = reading.run_folder(run_)
+    with storage.lock(folder):
+        unused = browse.unused(folder)
+        for path, size in unused:
+            print(f"{path}  {size / 1e6:,.1f} MB")
+        if not unused:
+            print(f"{folder}: every group belongs to the present configuration")
+            return
+        total = sum(size for _, size in unused)
+        if not yes and not typer.confirm(f"Remove {len(unused)} folders, {total / 1e6:,.1f} MB?"):
+            raise typer.Exit(1)
+        for path, _ in unused:
+            shutil.rmtree(path)
+        print(f"{folder}: {total / 1e6:,.1f} MB removed")
 
 
 @app.command()
@@ -260,13 +283,27 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
+        _refuse_remote(arguments)
         app(arguments, obj=debug)
-    except (configs.ConfigError, browse.NotARun, corpus.NotACorpus, NoCluster, Refused) as error:
+    except (configs.ConfigError, reading.NotARun, corpus.NotACorpus, NoCluster, Refused) as error:
         _stop(str(error), 2, debug)
     except storage.Locked as error:
         _stop(str(error), 3, debug)
+    except storage.Damaged as error:
+        _stop(str(error), 1, debug)
     except OSError as error:
         _stop(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 1, debug)
+
+
+def _refuse_remote(arguments: list[str]) -> None:
+    """Raise `ConfigError` where a command should write to a URL: it would write into a local folder of that name."""
+    for option, value in zip(arguments, [*arguments[1:], ""]):
+        name, equals, joined = option.partition("=")
+        if name == "--out":
+            try:
+                storage.local(joined if equals else value)
+            except ValueError as error:
+                raise configs.ConfigError(f"--out {error}") from None
 
 
 def _stop(message: str, code: int, debug: bool) -> None:

@@ -9,12 +9,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline import corpus, increments, ledger, rundir, storage
-from pipeline.rundir import GroupDir, Outline, RunDir
+from pipeline.reading import NotARun, groups, kept, members, rejects, report
+from pipeline.rundir import Outline, RunDir
 from pipeline.stage import Sink
-
-
-class NotARun(ValueError):
-    """A path that is no run directory, or a question it has no answer to."""
 
 
 class Story(NamedTuple):
@@ -24,27 +21,6 @@ class Story(NamedTuple):
     text: str
     lines: list[str]
     keeper: str | None  # the text it is a duplicate of
-
-
-def run_folder(name: str) -> Path:
-    """The run directory `name`, or runs/`name`; that of an incremental run holds its increments. Raises `NotARun`."""
-    for folder in (Path(name), Path("runs") / name):
-        if RunDir(folder).config.is_file() or increments.of(folder):
-            return folder
-    raise NotARun(f"{name}: no run directory (neither {name} nor runs/{name} has a config.yaml)")
-
-
-def members(folder: Path) -> list[Path]:
-    """The increments of an incremental run, in order; a run as it is."""
-    return [increment.folder for increment in increments.of(folder)] or [folder]
-
-
-def report(folder: Path) -> dict[str, Any]:
-    """The run's report. Raises `NotARun` when it has none yet."""
-    found = RunDir(folder).read_report()
-    if found is None:
-        raise NotARun(f"{folder}: no report yet; the run has not come to an end")
-    return found
 
 
 def state(folder: Path) -> str:
@@ -73,11 +49,6 @@ def holder(folder: Path) -> str | None:
 def outline(folder: Path) -> Outline | None:
     """What the run in `folder` consists of, as it wrote it down when it began."""
     return Outline.load(RunDir(folder).outline)
-
-
-def groups(folder: Path, report: dict[str, Any]) -> list[GroupDir]:
-    """The folders of the groups that a report is about."""
-    return [RunDir(folder).group(group["folder"], group["kind"]) for group in report["groups"]]
 
 
 def progress(outline: Outline, folder: Path, *, inputs: bool) -> list[dict[str, Any]]:
@@ -116,7 +87,7 @@ def increment_rows(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def documents(folder: Path, stage: str | None, rejected: str | None, count: int) -> list[dict[str, Any]]:
+def documents(folder: Path, stage: str | None, reason: str | None, count: int) -> list[dict[str, Any]]:
     """Some documents of a run: rejected ones for a reason and/or by a stage, else survivors. Raises `NotARun`."""
     reports = [(home, found) for home in members(folder) if (found := RunDir(home).read_report())]
     if not reports:
@@ -124,33 +95,18 @@ def documents(folder: Path, stage: str | None, rejected: str | None, count: int)
     stages = list(dict.fromkeys(name for _, found in reports for group in found["groups"] for name in group["stages"]))
     if stage is not None and stage not in stages:
         raise NotARun(f"there is no stage '{stage}' in this run (there are: {', '.join(stages)})")
-    if rejected is None:
+    if reason is None:
         rows = [row for home, found in reports for row in _sampled(home, found, stage, count)]
         return sorted(rows, key=lambda row: row["id"])[:count]
-    paths = [
-        path
-        for home, found in reports
-        for group, here in zip(found["groups"], groups(home, found))
-        if stage is None or stage in group["stages"]
-        for path in here.reject_files(here.receipts(found["partitions"]))
-    ]
-    rows = list(ledger.sample(paths, rejected, count))
+    paths = [path for home, found in reports for path in rejects(home, found, stage)]
+    rows = list(ledger.sample(paths, reason, count))
     if not rows:
         mine = {name for _, found in reports for group in found["groups"]
                 if stage is None or stage in group["stages"] for name in group["stages"]}  # fmt: skip
         known = dict.fromkeys(name for _, found in reports for part in found["funnel"] if part["stage"] in mine
                               for name in part["reasons"])  # fmt: skip
-        raise NotARun(f"no document was dropped for '{rejected}' (reasons: {', '.join(known) or 'none'})")
+        raise NotARun(f"no document was dropped for '{reason}' (reasons: {', '.join(known) or 'none'})")
     return rows
-
-
-def kept(home: Path, found: dict[str, Any], stage: str | None = None) -> list[Path]:
-    """The surviving documents as they left the group of `stage`, or the last group that left them with their text."""
-    named = [number for number, group in enumerate(found["groups"]) if stage is None or stage in group["stages"]]
-    for group in reversed(groups(home, found)[: max(named, default=-1) + 1]):
-        if paths := group.document_files(group.receipts(found["partitions"])):
-            return paths
-    return []
 
 
 def _sampled(home: Path, found: dict[str, Any], stage: str | None, count: int) -> list[dict[str, Any]]:
@@ -256,70 +212,91 @@ def _judged(row: dict[str, Any]) -> str:
 
 
 def verify(folder: Path) -> tuple[list[str], list[str]]:
-    """What is wrong with a run, and what was checked, in sentences; of increments each one, and the whole chain."""
-    homes, last = members(folder), increments.finished(folder)
-    if homes == [folder]:
-        wrong, said = _verify(folder)
-        return (wrong, said) if wrong else _verify_corpus(folder, said)
-    wrong, said = [], []
+    """What is wrong with a run, and what was checked, in sentences; of increments each one, and the whole chain.
+
+    The receipts of damaged files are removed, so that the next run makes the files again.
+    """
+    if increments.of(folder):
+        return _verify_increments(folder)
+    wrong, checked, receipts = _verify(folder)
+    if not wrong and report(folder)["corpus"]:
+        wrong, checked = _verify_corpus(folder, checked)
+        receipts = [groups(folder, report(folder))[-1].sink_receipt] if wrong else []
+    return [*wrong, *_forget(folder, receipts)], checked
+
+
+def _verify_increments(folder: Path) -> tuple[list[str], list[str]]:
+    wrong: list[str] = []
+    checked: list[str] = []
+    last = increments.finished(folder)
     for number, home in increments.of(folder):
         if number > last:
             wrong.append(f"{home} is not finished: {state(home)}")
             continue
-        broken, checked = _verify(home)
+        broken, lines, receipts = _verify(home)
         wrong += [f"{home.name}: {line}" for line in broken]
-        said += [f"{home.name}: {line}" for line in checked]
+        checked += [f"{home.name}: {line}" for line in lines]
+        if receipts:
+            wrong.append(f"{home.name}: a finished increment is not made again; put a copy of these files in place")
     if wrong or not last:
-        return wrong, said
-    wrong, said = _verify_corpus(folder, said)
-    linked = len(corpus.open(folder).parts)
+        return wrong, checked
+    wrong, checked = _verify_corpus(folder, checked)
+    linked = last if wrong else len(corpus.open(folder).parts)
     if linked < last:
         wrong.append(f"{folder}: {last} increments, but only {linked} corpora are linked to each other")
-    return wrong, said
+    return wrong, checked
 
 
-def _verify_corpus(folder: Path, said: list[str]) -> tuple[list[str], list[str]]:
-    """What is wrong with the corpus that a run made, if it made one, and with its parents."""
-    if not increments.of(folder) and not report(folder)["corpus"]:
-        return [], said
+def _verify_corpus(folder: Path, checked: list[str]) -> tuple[list[str], list[str]]:
+    """What is wrong with the corpus that a run made, and with its parents."""
     try:
         made = corpus.open(folder)
-    except corpus.NotACorpus as error:
-        return [str(error)], said
+    except (corpus.NotACorpus, storage.Damaged) as error:
+        return [str(error)], checked
     told = f"{len(made):,} documents, {made.n_tokens:,} tokens in {len(made.shards)} shards"
-    return corpus.verify(made), [*said, told]
+    return corpus.verify(made), [*checked, told]
 
 
-def _verify(folder: Path) -> tuple[list[str], list[str]]:
-    """What is wrong with the files and the ledger of one run directory."""
-    found = report(folder)
-    wrong = list(found["imbalances"])
-    said: list[str] = []
-    if found["state"] != "done":
-        wrong.append(f"the run is not finished: {state(folder)}")
-        return wrong, said
-    folders = [group.path for group in groups(folder, found)]
+def _verify(folder: Path) -> tuple[list[str], list[str], list[Path]]:
+    """What is wrong with the files and the ledger of one run directory, what was checked, the receipts of damage."""
+    written = report(folder)
+    wrong = list(written["imbalances"])
+    if written["state"] != "done":
+        return [*wrong, f"the run is not finished: {state(folder)}"], [], []
+    folders = [group.path for group in groups(folder, written)]
     files, damage = rundir.damage([*folders, RunDir(folder).ledger])
     if damage:
-        return [*wrong, *_marked(folder, damage)], said
-    said.append(f"{files} files against their receipts")
+        return [*wrong, *(one.message for one in damage)], [], [one.receipt for one in damage]
     entered, repeated = _ids(folder)
-    if entered != found["documents_in"]:
-        wrong.append(f"{found['documents_in']} records entered, the ledger has {entered}")
+    if entered != written["documents_in"]:
+        wrong.append(f"{written['documents_in']} records entered, the ledger has {entered}")
     if repeated:
         wrong.append(f"{repeated} ids stand in the ledger more than once")
-    said.append(f"{entered:,} ledger rows, each id once")
-    return wrong, said
+    return wrong, [f"{files} files against their receipts", f"{entered:,} ledger rows, each id once"], []
 
 
-def _marked(folder: Path, damage: list[rundir.Damage]) -> list[str]:
-    """What is damaged, in sentences. Its receipts are removed, so that the next run makes the files again."""
-    messages = [one.message for one in damage]
+def _forget(folder: Path, receipts: list[Path]) -> list[str]:
+    """Remove the receipts of what is damaged; a sentence on what follows."""
+    if not receipts:
+        return []
     if held := holder(folder):
-        return [*messages, f"{folder} is in use ({held}): verify it again when that run has ended"]
-    for one in damage:
-        one.receipt.unlink(missing_ok=True)
-    return [*messages, f"{folder}: the next run with the same configuration makes the damaged files again"]
+        return [f"{folder} is in use ({held}): verify it again when that run has ended"]
+    for receipt in receipts:
+        receipt.unlink(missing_ok=True)
+    return [f"{folder}: the next run with the same configuration makes the damaged files again"]
+
+
+def unused(folder: Path) -> list[tuple[Path, int]]:
+    """The folders of groups that the present configuration of a run does not use, with their sizes in bytes."""
+    found = []
+    for home in members(folder):
+        if written := outline(home):
+            found += [(path, _size(path)) for path in RunDir(home).unused_groups(written)]
+    return found
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 def _ids(folder: Path) -> tuple[int, int]:

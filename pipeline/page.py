@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline import browse, chart, corpus, storage
+from pipeline import browse, chart, corpus, reading, storage
 from pipeline.rundir import RunDir
 
 PAGE = "report.html"
@@ -60,7 +60,7 @@ def write(folder: Path) -> list[Path]:
 
     Returns the pages written. Raises `NotARun` where there is no report.
     """
-    homes = browse.members(folder)
+    homes = reading.members(folder)
     if homes == [folder]:
         return [write_one(folder)]
     return [write_overview(folder), *(write_one(home) for home in homes if RunDir(home).report.exists())]
@@ -68,7 +68,7 @@ def write(folder: Path) -> list[Path]:
 
 def write_one(folder: Path) -> Path:
     """The page of one run, or of one increment."""
-    return _put(folder, browse.report(folder)["name"], _body(folder))
+    return _put(folder, reading.report(folder)["name"], _body(folder))
 
 
 def write_overview(folder: Path) -> Path:
@@ -89,7 +89,7 @@ def _put(folder: Path, title: str, body: Iterable[str]) -> Path:
 
 
 def _body(folder: Path) -> Iterator[str]:
-    found = browse.report(folder)
+    found = reading.report(folder)
     yield f"<h1>{_e(found['name'])}</h1>"
     yield from _verdict(found)
     yield from _alarms(found["alarms"])
@@ -176,7 +176,7 @@ def _funnel(found: dict[str, Any]) -> Iterator[str]:
 def _reasons(folder: Path, found: dict[str, Any]) -> Iterator[str]:
     """A few documents that were dropped for each reason."""
     samples: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for group in browse.groups(folder, found):
+    for group in reading.groups(folder, found):
         for path in _spread(group.reject_files(group.receipts(found["partitions"]))):
             for row in _first_of_each(path):
                 samples.setdefault((row["stage"], row["drop"]), []).append(row)
@@ -212,7 +212,7 @@ def _rows(path: Path, ids: list[str]) -> list[dict[str, Any]]:
 def _kept(folder: Path, found: dict[str, Any]) -> Iterator[str]:
     """A few documents that stayed, from all over the run."""
     rows: list[dict[str, Any]] = []
-    paths = _spread(browse.kept(folder, found))
+    paths = _spread(reading.kept(folder, found))
     chosen = browse.in_corpus(folder, found, _LOOKED_AT)
     for path in paths:
         ids = sorted(pq.read_table(path, columns=["id"])["id"].to_pylist())

@@ -141,7 +141,14 @@ def _check_columns(steps: tuple[NamedStep, ...]) -> None:
         types |= step.columns()
         for path in input_files(step):
             if not path.is_file():
-                raise ConfigError(f"stages[{place}].{name}: no such file: {path}")
+                raise ConfigError(f"stages[{place}].{name}: {_why_missing(path)}")
+
+
+def _why_missing(path: Path) -> str:
+    try:
+        return f"no such file: {storage.local(path)}"
+    except ValueError as error:
+        return str(error)
 
 
 def _missed(step: Step, types: dict[str, pa.DataType]) -> str:

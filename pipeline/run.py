@@ -55,6 +55,7 @@ def run(plan: Plan, folder: Path, engine: Engine, watch: Watch) -> dict[str, Any
     """
     here = RunDir(folder)
     here.report.unlink(missing_ok=True)  # it tells of the run before this one
+    here.forget_current()
     for torn in folder.rglob(".*.tmp"):  # what killed writers left; nobody else writes here while the lock is held
         torn.unlink(missing_ok=True)
     with storage.atomic(here.config) as beside:
@@ -67,7 +68,7 @@ def run(plan: Plan, folder: Path, engine: Engine, watch: Watch) -> dict[str, Any
     try:
         for group in plan.groups:
             arrived = run_.group(plan, group, arrived)
-        run_.ledger(plan)
+        run_.conclude(plan)
     except Failed as failed:
         failures = failed.failures
     seconds = round(time.monotonic() - begun, 2)
@@ -218,19 +219,24 @@ class _Run:
         step = first.step.fitted(task.out)  # type: ignore[union-attr]
         return (NamedStep(first.name, step), *group.stages[1:]), rundir.learned_digest(receipt)
 
-    def ledger(self, plan: Plan) -> None:
-        """A row for every record that entered, from the rejects of each group and the finished corpus."""
-        homes = [self.home.group(group.folder, group.kind) for group in plan.groups]
-        rejects = [path for home in homes for path in home.reject_files(self.receipts[home.path.name])]
-        last = homes[-1]
-        kept = [last.path / "docs.parquet"]
-        if last.kind != "sink":
-            kept = last.document_files(self.receipts[last.path.name])
+    def conclude(self, plan: Plan) -> None:
+        """Write the ledger of all that entered, and the links to what the present configuration made."""
+        groups = [self.home.group(group.folder, group.kind) for group in plan.groups]
+        rejects = [path for group in groups for path in group.reject_files(self.receipts[group.path.name])]
+        left = [group.document_files(self.receipts[group.path.name]) for group in groups]
+        corpus = groups[-1].path if groups[-1].kind == "sink" else None
+        self._ledger(rejects, [corpus / "docs.parquet"] if corpus else left[-1])
+        self.home.link_current(next(filter(None, reversed(left)), []), rejects, corpus)
+
+    def _ledger(self, rejects: list[Path], kept: list[Path]) -> None:
+        """A row for every record: of the documents that were dropped, and of those that stayed."""
         tasks = ledger.tasks(self.home.path, rejects, kept)
         key = digest([ledger.VERSION, [(task.where, task.inputs()) for task in tasks]])
         folder = self.home.ledger
-        steps = [partition.StepTask(i, key, ledger.write_part, task, folder / f"part-{i:05d}")
-                 for i, task in enumerate(tasks)]  # fmt: skip
+        steps = [
+            partition.StepTask(i, key, ledger.write_part, task, folder / f"part-{i:05d}")
+            for i, task in enumerate(tasks)
+        ]
         for stale in folder.glob("**/part-*"):
             if rundir.number_of(stale) >= len(steps):
                 stale.unlink()

@@ -20,6 +20,7 @@ same question: is there a valid receipt?
 
 import os
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -307,12 +308,48 @@ class RunDir:
     def group(self, folder: str, kind: Kind) -> GroupDir:
         return GroupDir(self.path / folder, kind)
 
+    def unused_groups(self, outline: "Outline") -> list[Path]:
+        """The folders of groups that an outline does not have: those of earlier configurations and code."""
+        used = {group.folder for group in outline.groups}
+        return sorted(path for path in self.path.iterdir() if is_group(path) and path.name not in used)
+
+    def forget_current(self) -> None:
+        """Remove the links to the present configuration's files."""
+        shutil.rmtree(self.current, ignore_errors=True)
+
+    def link_current(self, documents: list[Path], rejects: list[Path], corpus: Path | None) -> None:
+        """Put links in place that lead to the files of the present configuration, and to no others.
+
+        `current/documents` and `current/rejected` are folders of Parquet files, which pandas, polars and DuckDB open
+        as one table. `current/corpus` is the folder of the shards, `current/ledger` that of the ledger.
+        """
+        made = self.current.with_name(".current")
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir()
+        for folder, files in (("documents", documents), ("rejected", rejects)):
+            for file in files:
+                link = (
+                    made / folder / (file.name if folder == "documents" else f"{file.parent.parent.name}-{file.name}")
+                )
+                _link(link, file, self.current / folder)
+        for name, target in (("corpus", corpus), ("ledger", self.ledger)):
+            if target is not None:
+                _link(made / name, target, self.current)
+        self.forget_current()
+        made.rename(self.current)
+
     def read_report(self) -> dict[str, Any] | None:
         """The report of the last run that came to an end, None where there is none. Raises `Damaged`."""
         report = storage.read_json(self.report)
         if report is not None and not (isinstance(report, dict) and {"state", "groups", "funnel"} <= set(report)):
             raise Damaged(self.report, "is no report of a run")
         return report
+
+
+def _link(link: Path, target: Path, seen_from: Path) -> None:
+    """A relative link to `target`, right once `link` lies in the folder `seen_from`."""
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(os.path.relpath(target, seen_from))
 
 
 @dataclass(frozen=True)

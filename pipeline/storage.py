@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,14 @@ class Damaged(ValueError):
 
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(f"{path}: {what}")
+
+
+def local(path: str | Path) -> str | Path:
+    """`path` as it is. Raises `ValueError` for a URL, which would become a folder of that name here."""
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(path))  # one letter is a drive
+    if scheme and not os.path.lexists(path):
+        raise ValueError(f"{path}: {scheme[1]}:// is not supported; only local files and folders are")
+    return path
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import pyarrow as pa
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from pipeline.stage import Piece, Source, Split
+from pipeline.storage import local
 from stages.readers import parquet, plain, records, warc
 from stages.readers.compression import Stream
 from stages.readers.rows import Batch, Fields, Row
@@ -184,7 +185,7 @@ def _files(paths: list[str]) -> dict[str, tuple[str, str]]:
 
 def _matches(given: str) -> tuple[str, list[str]]:
     """The root of a path as given, and its files in order, both absolute."""
-    path = os.path.abspath(os.path.expanduser(given))
+    path = os.path.abspath(os.path.expanduser(local(given)))
     if os.path.isdir(path):
         return path, _below(path)
     if os.path.exists(path):

@@ -19,15 +19,15 @@ from collections import Counter
 from fnmatch import fnmatchcase
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from pipeline.schema import DOCUMENT, text_buffers
 from pipeline.stage import Barrier, Part, Steps
-from pipeline.storage import lock, write_json
+from pipeline.storage import local, lock, write_json
 from stages.duplicates.components import ComponentsTask, write_components
 from stages.duplicates.index import Before, Index
 from stages.duplicates.keys import EdgesTask, KeysTask, Stored, write_edges, write_keys
@@ -83,7 +83,9 @@ class Dedup(Barrier):
     min_shingles: int = Field(5, ge=1, description="documents with fewer distinct shingles are compared exactly only")
     seed: int = Field(1, ge=0, lt=2**63, description="of the sketch's hash functions")
     max_per_key: int = Field(100, ge=1, description="kept documents compared with whatever else has the same band key")
-    index: str | None = Field(None, description="folder of the documents kept by earlier runs, to which this one adds")
+    index: Annotated[str, AfterValidator(local)] | None = Field(
+        None, description="folder of the documents kept by earlier runs, to which this one adds"
+    )
     compact_every: int = Field(8, ge=1, description="batches after which the keys in the index are merged")
     alarm: float = Field(0.5, gt=0, le=1, description="a source or domain that loses more than this share is flagged")
     probe: int = Field(0, ge=0, description="edited copies to plant and look for, to measure the recall of this run")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from pipeline import plan as plans
 from pipeline.config import NamedStep
@@ -13,12 +13,12 @@ from pipeline.stage import Stage
 
 
 class Lists(BaseModel):
-    names: dict[str, Path] = {}
+    names: dict[str, Path] = Field({})
 
 
 class Blocking(Stage):
     words: Path | None = None
-    more: list[Path] = []
+    more: list[Path] = Field([])
     pairs: tuple[tuple[str, Path], ...] = ()
     unordered: frozenset[Path] = frozenset()
     nested: Lists = Lists()
