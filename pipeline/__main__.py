@@ -22,6 +22,7 @@ from pipeline import bench as benches
 from pipeline import browse, console, corpus, difference, increments, page, reading, storage
 from pipeline import config as configs
 from pipeline import plan as plans
+from pipeline import report as reports
 from pipeline import run as runs
 from pipeline.engine import Engine, NoCluster, open_engine
 from pipeline.stage import Refused, Sink
@@ -74,6 +75,7 @@ def run(
     workers: Annotated[int | None, typer.Option(min=0, help="0: in this process; N: Ray with N workers.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Run on the Ray cluster at this address.")] = None,
     out: Out = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where the run raises an alarm.")] = False,
 ) -> None:
     """Run a pipeline; run it again to continue one, or to take in what is new if it is incremental."""
     config = _configured(recipe, settings, workers)
@@ -88,11 +90,13 @@ def run(
                 with console.watch() as watch:
                     told = runs.run(plan_, home.resolve(), engine, watch)
                 good = not told["failed"] and not told["imbalances"]
+                if config.incremental:
+                    told = reports.add_alarms(home, told, increments.alarms(folder, home, told))
                 if config.incremental and good:
                     increments.publish(folder, home, told)
                     page.write_overview(folder)
                 page.write_one(home)
-                _conclude(told, home, debug=context.obj)
+                _conclude(told, home, debug=context.obj, strict=strict)
     except KeyboardInterrupt:
         console.fail("stopped; the same command continues.")
         raise typer.Exit(130) from None
@@ -112,8 +116,11 @@ def _engine(stack: ExitStack, config: configs.Config, address: str | None) -> En
     return stack.enter_context(open_engine(config.workers, address))
 
 
-def _conclude(told: dict[str, Any], folder: Path, *, debug: bool) -> None:
-    """The funnel and the verdict on a run; exit 1 if anything is missing, 2 if what is asked for cannot be had."""
+def _conclude(told: dict[str, Any], folder: Path, *, debug: bool, strict: bool) -> None:
+    """Show the funnel and what is wrong with a run.
+
+    Exit code 1 if anything is missing, or an alarm is raised and `strict` is set; 2 if the request is infeasible.
+    """
     console.funnel(told)
     for failure in told["failed"]:
         console.fail(f"failed: {failure['message']}")
@@ -134,6 +141,9 @@ def _conclude(told: dict[str, Any], folder: Path, *, debug: bool) -> None:
             console.exhausted(made["mix"])
         print(f"{made['documents']:,} documents, {made['tokens']:,} tokens ({made['dtype']}), {made['shards']} shards")
     print(f"{folder}: done, {told['tasks_run']} tasks run" + ("" if told["tasks_run"] else ", nothing to do"))
+    if strict and told["alarms"]:
+        console.fail(f"{len(told['alarms'])} alarms, and --strict is set")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -163,9 +173,15 @@ def plan(recipe: Recipe = DEFAULT, settings: Settings = None, out: Out = None) -
 
 
 @app.command()
-def status(run_: RunArg) -> None:
+def status(
+    run_: RunArg,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """Show how far a run is."""
     folder = reading.run_folder(run_)
+    if as_json:
+        print(json.dumps(browse.status(folder), indent=1, ensure_ascii=False))
+        return
     held = browse.holder(folder)
     homes = reading.members(folder)
     if homes != [folder]:
@@ -197,7 +213,7 @@ def explain(run_: RunArg, document: Annotated[str, typer.Argument(help="Its id, 
     for story in browse.stories(folder, document):
         console.document(story.row, story.text, browse.figures(story.row), width=400)
         for line in story.lines:
-            print(line)
+            console.say(line)
         if story.keeper is not None:
             console.diff(difference.places(story.keeper, story.text))
 
@@ -208,7 +224,7 @@ def verify(run_: RunArg) -> None:
     folder = reading.run_folder(run_)
     wrong, said = browse.verify(folder)
     for line in said:
-        print(line)
+        console.say(line)
     for line in wrong:
         console.fail(f"wrong: {line}")
     if wrong:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline import corpus, increments, ledger, rundir, storage
 from pipeline.reading import NotARun, groups, kept, members, rejects, report
-from pipeline.rundir import Outline, RunDir
+from pipeline.rundir import GroupDir, Outline, RunDir
 from pipeline.stage import Sink
 
 
@@ -58,6 +58,21 @@ def progress(outline: Outline, folder: Path, *, inputs: bool) -> list[dict[str, 
          "read": one.read, "done": one.done, "total": one.total}
         for group, one in zip(outline.groups, rundir.progress(outline, RunDir(folder), inputs=inputs))
     ]  # fmt: skip
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """How far a run is, as plain data: who holds it, how its last run ended, its groups, its increments."""
+    home = members(folder)[-1]
+    begun = outline(home)
+    return {
+        "folder": str(folder),
+        "held_by": holder(folder),
+        "state": state(home),
+        "report": RunDir(home).read_report(),
+        "groups": progress(begun, home, inputs=False) if begun else [],
+        "increments": increment_rows(folder) if increments.of(folder) else [],
+        "latest": str(latest) if (latest := corpus.latest(folder)) else None,
+    }
 
 
 def mixture(outline: Outline, folder: Path, sink: Sink) -> dict[str, Any] | None:
@@ -265,14 +280,26 @@ def _verify(folder: Path) -> tuple[list[str], list[str], list[Path]]:
         return [*wrong, f"the run is not finished: {state(folder)}"], [], []
     folders = [group.path for group in groups(folder, written)]
     files, damage = rundir.damage([*folders, RunDir(folder).ledger])
+    damage += _damaged_records(folder, groups(folder, written))
     if damage:
-        return [*wrong, *(one.message for one in damage)], [], [one.receipt for one in damage]
+        return [*wrong, *(one.message for one in damage)], [], [one.receipt for one in damage if one.receipt]
     entered, repeated = _ids(folder)
     if entered != written["documents_in"]:
         wrong.append(f"{written['documents_in']} records entered, the ledger has {entered}")
     if repeated:
         wrong.append(f"{repeated} ids stand in the ledger more than once")
     return wrong, [f"{files} files against their receipts", f"{entered:,} ledger rows, each id once"], []
+
+
+def _damaged_records(folder: Path, groups: list[GroupDir]) -> list[rundir.Damage]:
+    """What cannot be read of the outline and of what barriers report; a run makes these again where they are absent."""
+    found = []
+    for load, path in [(Outline.load, RunDir(folder).outline), *((storage.read_json, g.summary) for g in groups)]:
+        try:
+            load(path)
+        except storage.Damaged as error:
+            found.append(rundir.Damage(str(error), None))
+    return found
 
 
 def _forget(folder: Path, receipts: list[Path]) -> list[str]:

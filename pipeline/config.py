@@ -20,6 +20,10 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 import stages
 from pipeline.stage import Barrier, Sink, Source, Stage
 
+_LARGEST = 1_000_000  # bytes of a configuration file
+_MOST_VALUES = 20_000
+_DEEPEST = 100
+
 Step = Source | Stage | Barrier | Sink
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -48,6 +52,13 @@ class Settings(BaseModel):
         False,
         description="Take in only files not taken in before, as an increment of their own: what a scheduler starts.",
     )
+    alarm_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Raise an alarm where a stage drops more than this share of the documents for one reason. If "
+        "omitted, each stage has its own limit, mostly 0.9.",
+    )
     stages: list[Any] = Field(min_length=1, description="The stages in the order they work, one mapping each.")
 
 
@@ -58,6 +69,7 @@ class Config(NamedTuple):
     workers: int | None
     steps: tuple[NamedStep, ...]
     incremental: bool = False
+    alarm_share: float | None = None
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Config:
@@ -104,7 +116,8 @@ def check(raw: Any, where: str) -> Config:
     steps = [_step(entry, f"stages[{i}]", where, raw, mistakes) for i, entry in enumerate(settings.stages)]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
-    return Config(settings.name, settings.workers, tuple(step for step in steps if step), settings.incremental)
+    chosen = tuple(step for step in steps if step)
+    return Config(settings.name, settings.workers, chosen, settings.incremental, settings.alarm_share)
 
 
 def changed(named: NamedStep, **fields: Any) -> NamedStep:
@@ -181,6 +194,8 @@ def dump(config: Config) -> str:
         data["workers"] = config.workers
     if config.incremental:
         data["incremental"] = True
+    if config.alarm_share is not None:
+        data["alarm_share"] = config.alarm_share
     stream = io.StringIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
@@ -193,6 +208,8 @@ def dump(config: Config) -> str:
 
 def _parse(path: Path) -> Any:
     try:
+        if path.stat().st_size > _LARGEST:
+            raise ConfigError(f"{path}: is larger than {_LARGEST / 1e6:g} MB; a configuration file is expected")
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], 1)
@@ -209,13 +226,45 @@ def _parse(path: Path) -> Any:
 def _read(text: str, where: str) -> Any:
     """YAML to data that knows its lines. Raises `ConfigError` with the line where one is known."""
     try:
-        return YAML(typ="rt", pure=True).load(text)
+        _check_size(text, where)
+        raw = YAML(typ="rt", pure=True).load(text)
+        _check_aliases(raw, where)
+        return raw
+    except ConfigError:
+        raise
+    except RecursionError:
+        raise ConfigError(f"{where}: lists or mappings are nested too deep") from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"{where}:{mark.line + 1}" if mark else where
         raise ConfigError(f"{at}: not YAML: {error.problem or error.context}") from None
     except (YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:  # what odd scalars make it raise
         raise ConfigError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def _check_size(text: str, where: str) -> None:
+    """Refuse what would keep the parser busy for minutes: very many values, or lists in lists in lists."""
+    if len(re.findall(r"[,\n:]", text)) > _MOST_VALUES:
+        raise ConfigError(f"{where}: has more than {_MOST_VALUES:,} values; a configuration is expected")
+    depth = 0
+    for bracket in re.findall(r"[\[{}\]]", text):
+        depth += 1 if bracket in "[{" else -1
+        if depth > _DEEPEST:
+            raise ConfigError(f"{where}: lists or mappings are nested deeper than {_DEEPEST}")
+
+
+def _check_aliases(raw: Any, where: str) -> None:
+    """Refuse data that aliases (`*name`) repeat to more values than any configuration has."""
+    pending, count = [raw], 0
+    while pending:
+        value = pending.pop()
+        count += 1
+        if count > _MOST_VALUES:
+            raise ConfigError(f"{where}: has more than {_MOST_VALUES:,} values, counting what its aliases repeat")
+        if isinstance(value, dict):
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
 
 
 def _override(raw: Any, override: str) -> None:

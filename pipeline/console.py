@@ -1,6 +1,7 @@
 """What a person sees: progress, the funnel, documents. The only file that knows rich."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +23,17 @@ err = Console(stderr=True, highlight=False)
 LINE_EVERY = 10.0
 """Seconds between progress lines when the output is a log."""
 
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
 _ALARMS = 5  # said at once
+
+
+def visible(text: str) -> str:
+    """`text` with every character made visible that would steer a terminal, but for line ends and tabs.
+
+    These are the control characters (C0, DEL, C1) and those that turn the direction of writing.
+    """
+    return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class Lines:
@@ -100,8 +111,13 @@ def watch() -> Iterator[Bars | Lines]:
 
 
 def fail(message: str) -> None:
-    """Say an error on stderr, as it is."""
-    print(message, file=sys.stderr)
+    """Say an error on stderr."""
+    print(visible(message), file=sys.stderr)
+
+
+def say(line: str) -> None:
+    """Print a line that may hold words of a document."""
+    print(visible(line))
 
 
 def funnel(report: dict[str, Any]) -> None:
@@ -123,7 +139,7 @@ def alarms(found: list[dict[str, Any]]) -> None:
     the worst few, and how many more the report has."""
     for alarm in found[:_ALARMS]:
         said = (
-            escape(alarm["said"])
+            escape(visible(alarm["said"]))
             if "said" in alarm
             else (
                 f"{alarm['kind']} [bold]{escape(str(alarm['name']))}[/bold] lost {alarm['share']:.0%} of its documents "
@@ -220,9 +236,11 @@ def _table(title: str, rows: list[dict[str, Any]], first: str) -> None:
 
 def document(row: dict[str, Any], text: str, facts: dict[str, Any], width: int = 800) -> None:
     """One document for reading: where it came from, its figures, the beginning of its text."""
-    title = f"{row['id']}  {row.get('url') or row.get('source_id') or ''}"
+    title = visible(f"{row['id']}  {row.get('url') or row.get('source_id') or ''}")
+    text = visible(text)
     shown = text if len(text) <= width else f"{text[:width]} [... {len(text) - width:,} more characters]"
     lines = "  ".join(f"{name}={_figure(value)}" for name, value in facts.items() if name not in ("id", "url"))
+    lines = visible(lines)
     out.print(Panel(f"[dim]{escape(lines)}[/dim]\n\n{escape(shown)}", title=escape(title), title_align="left"))
 
 
@@ -233,7 +251,7 @@ def diff(places: list[list[tuple[str, str]]]) -> None:
         line = Text("  ")
         for sign, words in place:
             left, right, style = signs[sign]
-            line.append(f"{left}{words}{right}", style)
+            line.append(f"{left}{visible(words)}{right}", style)
         out.print(line)
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from pipeline import config as configs
 from pipeline import corpus, rundir, storage
 from pipeline import plan as plans
+from pipeline.alarms import of_history
 from pipeline.config import Config, ConfigError, NamedStep
 from pipeline.plan import Plan
 from pipeline.rundir import Outline, RunDir
@@ -63,6 +64,12 @@ def publish(folder: Path, home: Path, report: dict[str, Any]) -> None:
     """Make the increment in `home`, done and balanced, the latest."""
     with storage.atomic(folder / corpus.LATEST) as beside:
         beside.write_text(f"{(home / report['groups'][-1]['folder']).relative_to(folder).as_posix()}\n", "utf-8")
+
+
+def alarms(folder: Path, home: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Alarms where the increment in `home` has far fewer documents than those before it."""
+    before = [RunDir(one.folder).read_report() for one in of(folder) if one.folder.resolve() != home.resolve()]
+    return of_history(report, [one for one in before if one])
 
 
 def due(config: Config, folder: Path) -> Iterator[tuple[Plan, Path]]:

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pipeline import ledger, storage
+from pipeline import alarms, ledger, storage
 from pipeline.plan import Plan
 from pipeline.rundir import Receipt, RunDir
 
@@ -14,13 +14,15 @@ def write(
     folder: Path,
     failed: list[dict[str, Any]],
     tasks: int,
+    started: str,
     seconds: float,
     receipts: dict[str, list[Receipt]],
 ) -> dict[str, Any]:
     """Put the report of a run together and write it as `report.json`.
 
     `receipts` holds, by group, the receipts that this run found valid or wrote, and no others: what lies in the
-    folder from an earlier input does not count. `tasks` is how many tasks were done now, in `seconds` by the clock.
+    folder from an earlier input does not count. `tasks` is how many tasks were done now, from `started` (UTC) on, in
+    `seconds` by the clock.
     """
     here = RunDir(folder)
     funnel = [stage for group in plan.groups for stage in _funnel(receipts.get(group.folder, []))]
@@ -40,9 +42,9 @@ def write(
         "corpus": finished.record if finished else {},
         "failed": failed,
         "imbalances": [] if failed else _imbalances(folder, funnel),
-        "alarms": [
-            {"stage": name, **alarm} for name, summary in barriers.items() for alarm in summary.get("alarms", [])
-        ],
+        "alarms": _alarms(plan, here, funnel, barriers, failed=bool(failed)),
+        "started": started,
+        "ended": storage.utc(),
         "tasks_run": tasks,
         "seconds": seconds,
         "text_bytes": sum(receipt.text_bytes for receipt in every),
@@ -53,6 +55,27 @@ def write(
     }
     storage.write_json(here.report, report)
     return report
+
+
+def add_alarms(folder: Path, report: dict[str, Any], more: list[dict[str, Any]]) -> dict[str, Any]:
+    """The report of a run with more alarms, also in its file."""
+    report = {**report, "alarms": [*report["alarms"], *more]}
+    storage.write_json(RunDir(folder).report, report)
+    return report
+
+
+def _alarms(
+    plan: Plan, here: RunDir, funnel: list[dict[str, Any]], barriers: dict[str, Any], *, failed: bool
+) -> list[dict[str, Any]]:
+    """What the run should not pass over in silence. Of a failed run the counts say nothing: parts of it are missing."""
+    by_barriers = [
+        {"stage": name, **alarm} for name, summary in barriers.items() for alarm in summary.get("alarms", [])
+    ]
+    if failed:
+        return by_barriers
+    steps = plan.config.steps
+    files = alarms.of_files(here, steps[0].name)
+    return [*alarms.of_funnel(funnel, steps, plan.config.alarm_share), *files, *by_barriers]
 
 
 def _funnel(receipts: list[Receipt]) -> list[dict[str, Any]]:

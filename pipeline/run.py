@@ -61,7 +61,7 @@ def run(plan: Plan, folder: Path, engine: Engine, watch: Watch) -> dict[str, Any
     with storage.atomic(here.config) as beside:
         beside.write_text(configs.dump(plan.config), encoding="utf-8")
     outline(plan).write(here.outline)
-    begun = time.monotonic()
+    started, begun = storage.utc(), time.monotonic()
     run_ = _Run(here, engine, watch)
     failures: list[Failure] = []
     arrived: list[Documents] = []
@@ -72,7 +72,8 @@ def run(plan: Plan, folder: Path, engine: Engine, watch: Watch) -> dict[str, Any
     except Failed as failed:
         failures = failed.failures
     seconds = round(time.monotonic() - begun, 2)
-    return report.write(plan, folder, [failure._asdict() for failure in failures], run_.tasks, seconds, run_.receipts)
+    ended_badly = [failure._asdict() for failure in failures]
+    return report.write(plan, folder, ended_badly, run_.tasks, started, seconds, run_.receipts)
 
 
 class _Run:
@@ -281,7 +282,7 @@ def _map_tasks(
 
 
 def _decided(home: GroupDir) -> list[Receipt]:
-    """The receipts of a barrier's inner steps, whose summary is readable as well."""
+    """The receipts of a barrier's inner steps. Raises `Damaged` also where its summary cannot be read."""
     storage.read_json(home.summary)
     return rundir.step_receipts(home.verdicts)
 

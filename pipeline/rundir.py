@@ -540,7 +540,7 @@ class Damage(NamedTuple):
     """A file that is not what a receipt says of it, or a receipt that cannot be read."""
 
     message: str
-    receipt: Path  # without it, the next run makes the file again
+    receipt: Path | None  # without it, the next run makes the file again; None where the run looks at the file itself
 
 
 def damage(folders: Iterable[Path]) -> tuple[int, list[Damage]]:

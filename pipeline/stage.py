@@ -42,6 +42,12 @@ class _Step(BaseModel, ABC):
     adds: ClassVar[dict[str, pa.DataType]] = {}
     """Columns this stage adds, with their types."""
 
+    alarm_share: ClassVar[float | None] = 0.9
+    """A run raises an alarm where this stage drops a larger share of the documents for one reason.
+
+    None for a stage whose purpose it is to drop most of them, as a cut to the best tenth.
+    """
+
     def columns(self) -> dict[str, pa.DataType]:
         """`adds` of this very configuration; to override where the columns depend on the fields."""
         return dict(self.adds)

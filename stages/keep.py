@@ -15,7 +15,7 @@ arXiv:1903.06059). With the noise a hash of (seed, id), what is drawn is decided
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -100,6 +100,8 @@ class Keep(Barrier):
     `lowest`), `not_drawn` (the figures are scores with their noise), `tied` (the two figures are equal, so the hash has
     decided); and `no_score`.
     """
+
+    alarm_share: ClassVar[float | None] = None  # to drop most documents is what it is for
 
     column: str = Field("quality_score", description="the score: any numeric column, the highest best")
     lowest: bool = Field(False, description="the lowest scores are best, as of bits per character")

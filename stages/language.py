@@ -97,6 +97,7 @@ class Language(Stage):
     Reasons: `language`, not one of `keep`; `language_score`, below the threshold.
     """
 
+    alarm_share: ClassVar[float | None] = 0.99  # of a crawl of the whole web, a rare language is a hundredth
     adds: ClassVar[dict[str, pa.DataType]] = {"lang": pa.string(), "lang_score": pa.float32(), "script": pa.string()}
 
     keep: list[Tag] = Field(default=[], description="languages to keep; none named: all are kept, and only annotated")

@@ -18,13 +18,17 @@ MAP = {
         "pipeline.config", "pipeline.rundir", "pipeline.schema", "pipeline.stage", "pipeline.storage",
     },
     "pipeline.ledger": {"pipeline.rundir", "pipeline.storage"},
-    "pipeline.report": {"pipeline.ledger", "pipeline.plan", "pipeline.rundir", "pipeline.storage"},
+    "pipeline.alarms": {"pipeline.config", "pipeline.rundir"},
+    "pipeline.report": {
+        "pipeline.alarms", "pipeline.ledger", "pipeline.plan", "pipeline.rundir", "pipeline.storage",
+    },
+    "pipeline.reading": {"pipeline.corpus", "pipeline.increments", "pipeline.rundir"},
     "pipeline.run": {
         "pipeline.config", "pipeline.engine", "pipeline.ledger", "pipeline.partition", "pipeline.plan",
         "pipeline.report", "pipeline.rundir", "pipeline.stage", "pipeline.storage",
     },
     "pipeline.increments": {
-        "pipeline.config", "pipeline.corpus", "pipeline.plan", "pipeline.rundir", "pipeline.stage",
+        "pipeline.alarms", "pipeline.config", "pipeline.corpus", "pipeline.plan", "pipeline.rundir", "pipeline.stage",
         "pipeline.storage",
     },
     "pipeline.bench": {
@@ -34,13 +38,14 @@ MAP = {
     "pipeline.corpus": {"pipeline.storage"},
     "pipeline.export": {"pipeline.corpus", "pipeline.storage"},
     "pipeline.browse": {
-        "pipeline.corpus", "pipeline.increments", "pipeline.ledger", "pipeline.rundir", "pipeline.stage",
-        "pipeline.storage",
+        "pipeline.corpus", "pipeline.increments", "pipeline.ledger", "pipeline.reading", "pipeline.rundir",
+        "pipeline.stage", "pipeline.storage",
     },
     "pipeline.difference": set(),
     "pipeline.chart": set(),
     "pipeline.page": {
-        "pipeline.browse", "pipeline.chart", "pipeline.corpus", "pipeline.rundir", "pipeline.storage",
+        "pipeline.browse", "pipeline.chart", "pipeline.corpus", "pipeline.reading", "pipeline.rundir",
+        "pipeline.storage",
     },
     "pipeline.console": {"pipeline.rundir"},
     "pipeline.train": set(),
@@ -82,7 +87,8 @@ MAP = {
     "pipeline.__main__": {
         "pipeline.bench", "pipeline.browse", "pipeline.config", "pipeline.console", "pipeline.corpus",
         "pipeline.difference", "pipeline.engine", "pipeline.increments", "pipeline.page", "pipeline.plan",
-        "pipeline.run", "pipeline.stage", "pipeline.storage", "pipeline.train", "pipeline.train.cli",
+        "pipeline.reading", "pipeline.report", "pipeline.run", "pipeline.stage", "pipeline.storage", "pipeline.train",
+        "pipeline.train.cli",
     },
 }  # fmt: skip
 """What each module of the machine imports of this project. It never imports a stage by name."""
