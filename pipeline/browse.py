@@ -229,7 +229,7 @@ def _judged(row: dict[str, Any]) -> str:
 def verify(folder: Path) -> tuple[list[str], list[str]]:
     """What is wrong with a run, and what was checked, in sentences; of increments each one, and the whole chain.
 
-    The receipts of damaged files are removed, so that the next run makes the files again.
+    What is damaged is noted in the run directory, so that the next run makes it again.
     """
     if increments.of(folder):
         return _verify_increments(folder)
@@ -237,7 +237,7 @@ def verify(folder: Path) -> tuple[list[str], list[str]]:
     if not wrong and report(folder)["corpus"]:
         wrong, checked = _verify_corpus(folder, checked)
         receipts = [groups(folder, report(folder))[-1].sink_receipt] if wrong else []
-    return [*wrong, *_forget(folder, receipts)], checked
+    return [*wrong, *_record(folder, receipts)], checked
 
 
 def _verify_increments(folder: Path) -> tuple[list[str], list[str]]:
@@ -302,15 +302,16 @@ def _damaged_records(folder: Path, groups: list[GroupDir]) -> list[rundir.Damage
     return found
 
 
-def _forget(folder: Path, receipts: list[Path]) -> list[str]:
-    """Remove the receipts of what is damaged; a sentence on what follows."""
-    if not receipts:
-        return []
-    if held := holder(folder):
+def _record(folder: Path, receipts: list[Path]) -> list[str]:
+    """Note for the next run which receipts name damaged files, or remove the note; a sentence on what follows."""
+    home = RunDir(folder)
+    if receipts and (held := holder(folder)):
         return [f"{folder} is in use ({held}): verify it again when that run has ended"]
-    for receipt in receipts:
-        receipt.unlink(missing_ok=True)
-    return [f"{folder}: the next run with the same configuration makes the damaged files again"]
+    try:
+        home.note_damage(receipts)
+    except OSError as error:
+        return [f"{home.damaged}: cannot be written ({error.strerror}), so the next run will not know of this damage"]
+    return [f"{folder}: the next run with the same configuration makes the damaged files again"] if receipts else []
 
 
 def unused(folder: Path) -> list[tuple[Path, int]]:

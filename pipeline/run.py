@@ -55,6 +55,7 @@ def run(plan: Plan, folder: Path, engine: Engine, watch: Watch) -> dict[str, Any
     """
     here = RunDir(folder)
     here.report.unlink(missing_ok=True)  # it tells of the run before this one
+    here.forget_damaged()
     here.forget_current()
     for torn in folder.rglob(".*.tmp"):  # what killed writers left; nobody else writes here while the lock is held
         torn.unlink(missing_ok=True)

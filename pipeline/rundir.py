@@ -10,6 +10,7 @@
         sketch-* verdicts/ gather/   what a barrier saw and decided; the shards of a sink
         sink.json                    the receipt of a finished corpus
       ledger/  report.json           what happened to each record; the figures of the run
+      damaged.json                   what `verify` found damaged, until the next run makes it again
       current/                       the present configuration's documents, rejects, shards and ledger, as links
       .lock                          held while a run works here
 
@@ -290,6 +291,11 @@ class RunDir:
         return self.path / "report.json"
 
     @property
+    def damaged(self) -> Path:
+        """What `verify` found damaged: the receipts that do not count any more."""
+        return self.path / "damaged.json"
+
+    @property
     def page(self) -> Path:
         return self.path / "report.html"
 
@@ -312,6 +318,23 @@ class RunDir:
         """The folders of groups that an outline does not have: those of earlier configurations and code."""
         used = {group.folder for group in outline.groups}
         return sorted(path for path in self.path.iterdir() if is_group(path) and path.name not in used)
+
+    def note_damage(self, receipts: list[Path]) -> None:
+        """Write down which receipts name damaged files; with none of them, remove the note."""
+        if receipts:
+            storage.write_json(self.damaged, [str(path.relative_to(self.path)) for path in receipts])
+        else:
+            self.damaged.unlink(missing_ok=True)
+
+    def forget_damaged(self) -> None:
+        """Remove the receipts that are noted as damaged, so that their tasks run again, then the note."""
+        try:
+            noted = storage.read_json(self.damaged)
+        except Damaged:
+            noted = None
+        for name in noted if isinstance(noted, list) else []:
+            (self.path / str(name)).unlink(missing_ok=True)
+        self.damaged.unlink(missing_ok=True)
 
     def forget_current(self) -> None:
         """Remove the links to the present configuration's files."""
