@@ -1,12 +1,15 @@
 """What a run directory promises: damage is named and mended, reading is never stale, nothing important is silent."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import UNTIMED
+from conftest import ROOT, UNTIMED
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -288,6 +291,17 @@ def test_no_character_steers_a_terminal(text: str) -> None:
     assert not {code for code in map(ord, shown) if (code < 32 and code not in (9, 10)) or 127 <= code < 160}
     assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
     assert console.visible(shown) == shown
+
+
+def test_a_cache_that_cannot_be_written_is_said_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    environment = {**os.environ, "GRISTMILL_CACHE": str(tmp_path / "file/cache")}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    command = [sys.executable, "-m", "pipeline", "warmup"]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "set GRISTMILL_CACHE to a writable folder" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_escape_sequences_of_a_document_are_shown_and_not_sent(shop: Shop) -> None:

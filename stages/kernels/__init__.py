@@ -7,6 +7,7 @@ the sources it could not write on a read-only installation.
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 import numba
@@ -28,8 +29,19 @@ def _digest() -> str:
     return digest.hexdigest()[:16]
 
 
+def _writable(folder: Path) -> Path:
+    """`folder`, made if need be. Raises `OSError` where it cannot be written to: each process would compile anew."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        what = f"compiled kernels cannot be kept here ({error.strerror}); set GRISTMILL_CACHE to a writable folder"
+        raise OSError(error.errno, what, str(folder)) from None
+
+
 if "NUMBA_CACHE_DIR" not in os.environ:  # for this process, and for those it starts
-    os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = str(cache_folder() / f"kernels-{_digest()}")
+    os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = str(_writable(cache_folder() / f"kernels-{_digest()}"))
 
 
 kernel = numba.njit(cache=True, nogil=True, _nrt=False)
