@@ -50,11 +50,12 @@ MAP = {
     "pipeline.console": {"pipeline.rundir"},
     "pipeline.train": set(),
     "pipeline.train.recipe": set(),
+    "pipeline.train.identity": {"pipeline.corpus", "pipeline.storage", "pipeline.train.recipe"},
     "pipeline.train.order": {"pipeline.train.recipe"},
     "pipeline.train.pack": set(),
     "pipeline.train.data": {
-        "pipeline.corpus", "pipeline.storage", "pipeline.train", "pipeline.train.order", "pipeline.train.pack",
-        "pipeline.train.recipe",
+        "pipeline.corpus", "pipeline.train", "pipeline.train.identity", "pipeline.train.order",
+        "pipeline.train.pack", "pipeline.train.recipe",
     },
     "pipeline.train.model": {"pipeline.train.data", "pipeline.train.recipe"},
     "pipeline.train.optim": {"pipeline.train.recipe"},
@@ -68,8 +69,8 @@ MAP = {
     },
     "pipeline.train.loop": {
         "pipeline.corpus", "pipeline.storage", "pipeline.chart", "pipeline.train", "pipeline.train.checkpoint",
-        "pipeline.train.data", "pipeline.train.evaluate", "pipeline.train.model", "pipeline.train.optim",
-        "pipeline.train.order", "pipeline.train.ranks", "pipeline.train.recipe",
+        "pipeline.train.data", "pipeline.train.evaluate", "pipeline.train.identity", "pipeline.train.model",
+        "pipeline.train.optim", "pipeline.train.order", "pipeline.train.ranks", "pipeline.train.recipe",
     },
     "pipeline.train.report": {
         "pipeline.corpus", "pipeline.train", "pipeline.train.data", "pipeline.train.evaluate", "pipeline.train.loop",
@@ -77,12 +78,13 @@ MAP = {
     },
     "pipeline.train.compare": {
         "pipeline.corpus", "pipeline.storage", "pipeline.chart", "pipeline.train", "pipeline.train.checkpoint",
-        "pipeline.train.data", "pipeline.train.evaluate", "pipeline.train.loop", "pipeline.train.recipe",
+        "pipeline.train.data", "pipeline.train.evaluate", "pipeline.train.identity", "pipeline.train.loop",
+        "pipeline.train.recipe",
     },
     "pipeline.train.cli": {
-        "pipeline.config", "pipeline.corpus", "pipeline.export", "pipeline.storage", "pipeline.train",
-        "pipeline.train.checkpoint", "pipeline.train.compare", "pipeline.train.loop", "pipeline.train.model",
-        "pipeline.train.recipe", "pipeline.train.report",
+        "pipeline.config", "pipeline.corpus", "pipeline.export", "pipeline.train", "pipeline.train.checkpoint",
+        "pipeline.train.compare", "pipeline.train.identity", "pipeline.train.loop", "pipeline.train.model",
+        "pipeline.train.ranks", "pipeline.train.recipe", "pipeline.train.report",
     },
     "pipeline.__main__": {
         "pipeline.bench", "pipeline.browse", "pipeline.config", "pipeline.console", "pipeline.corpus",

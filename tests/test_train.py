@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import train_corpus
 
-from pipeline import corpus
+from pipeline import corpus, storage
+from pipeline.train import identity
 from pipeline.train.recipe import DataSpec, LoopSpec, Mix, ModelSpec, Recipe, Refused
 
 torch = pytest.importorskip("torch")
@@ -153,18 +154,240 @@ def test_what_cannot_start_is_refused(small: corpus.Corpus, tmp_path: Path, chan
         loop.train(recipe(small, **change), small, tmp_path, quiet)
 
 
-def test_another_corpus_model_or_order_is_refused(small: corpus.Corpus, tmp_path: Path) -> None:
-    loop.train(recipe(small, steps=5), small, tmp_path / "run", quiet)
-    other = train_corpus.write(tmp_path / "other", train_corpus.words(60, 5))
-    bigger = TINY.model_copy(update={"layers": 3})
-    for asked, opened, said in (
-        (recipe(other), other, "its fingerprint is another"),
-        (recipe(small, bigger), small, "its model is another"),
-        (recipe(small, data=DataSpec(seed=9)), small, "its order is another"),
-        (recipe(small, batch=16), small, "its batch is another"),
-    ):
-        with pytest.raises(Refused, match=said):
-            loop.train(asked, opened, tmp_path / "run", quiet)
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+MIX = Mix(weights={"a": 3, "b": 1})
+
+
+@pytest.mark.parametrize(("first", "then", "said"), [
+    ({}, {"lr": 0.5}, r"train\.lr was 0\.01 and is now 0\.5;"),
+    ({}, {"optimizer": "muon"}, r'train\.muon_lr was not recorded .*train\.optimizer was "adamw" and is now "muon"'),
+    ({}, {"seed": 9, "weight_decay": 0.5}, r"train\.seed was 1 and is now 9; train\.weight_decay was 0\.1 and"),
+    ({}, {"precision": "bf16"}, r'train\.precision was "fp32" and is now "bf16"'),
+    ({}, {"batch": 16}, r"train\.batch was 8 and is now 16"),
+    ({}, {"betas": (0.9, 0.99)}, r"train\.betas was \[0\.9, 0\.95\]"),
+    ({}, {"clip": 2.0, "warmup": 0.1, "decay": 0.1, "floor": 0.1}, "clip.*decay.*floor.*warmup"),
+    ({}, {"eval_tokens": 50}, "train.eval_tokens"),
+    ({}, {"steps": 4}, r"train\.steps was 5 and is now 4 \(train\.steps may only grow"),
+    ({}, {"model": TINY.model_copy(update={"layers": 3})}, r"model\.layers was 2 and is now 3"),
+    ({}, {"data": DataSpec(seed=9)}, r"data\.seed was 1 and is now 9"),
+    ({}, {"data": DataSpec(pack="bestfit")}, "data.pack"),
+    ({"data": DataSpec(mix=MIX)}, {"data": DataSpec(mix=Mix(weights={"a": 1, "b": 1}))}, r"data\.mix was \{"),
+    ({"data": DataSpec(mix=MIX)}, {"data": DataSpec(mix=MIX), "steps": 9}, "with data.mix it may not change"),
+])  # fmt: skip
+def test_another_recipe_is_refused_and_nothing_changes(
+    small: corpus.Corpus, tmp_path: Path, first: dict, then: dict, said: str
+) -> None:
+    """Over a finished run, over one that can go on, and over one that was killed before its first checkpoint."""
+    loop.train(recipe(small, **{"steps": 5, **first}), small, tmp_path, quiet)
+    for gone in ([], ["summary.json"], ["step-5"]):
+        for name in gone:
+            path = tmp_path / name
+            path.rename(tmp_path / "elsewhere") if path.is_dir() else path.unlink()
+        before = files(tmp_path)
+        with pytest.raises(Refused, match=f"is of another recipe: .*{said}") as refused:
+            loop.train(recipe(small, **{"steps": 5, **then}), small, tmp_path, quiet)
+        assert "give another --out, or remove the folder" in str(refused.value)
+        assert "\n" not in str(refused.value)
+        assert files(tmp_path) == before
+
+
+def test_another_corpus_under_the_same_path_is_refused(tmp_path: Path) -> None:
+    opened = train_corpus.write(tmp_path / "c", train_corpus.words(60))
+    loop.train(recipe(opened, steps=5), opened, tmp_path / "run", quiet)
+    (tmp_path / "c").rename(tmp_path / "old")
+    opened = train_corpus.write(tmp_path / "c", train_corpus.words(60, 5))
+    with pytest.raises(Refused, match=r"corpus manifest was .* and is now"):
+        loop.train(recipe(opened, steps=5), opened, tmp_path / "run", quiet)
+
+
+def test_what_may_change_changes_nothing_but_that(small: corpus.Corpus, tmp_path: Path) -> None:
+    """Every key of the two lists has another value in the second call, and the run goes on to the same end."""
+    begun = recipe(small, steps=20, save_every=10)
+    loop.train(begun, small, tmp_path / "whole", quiet)
+    loop.train(begun, small, tmp_path / "run", quiet)
+    remove(tmp_path / "run/step-20")
+    (tmp_path / "run/summary.json").unlink()
+    changed = {"log_every": 3, "eval_every": 7, "save_every": 4, "keep": 1, "spike": 9.0, "tensorboard": False,
+               "threads": 2, "micro_batch": 2, "recompute": True, "compile": "off", "parallel": "fsdp",
+               "device": "cpu"}  # fmt: skip
+    assert {f"train.{name}" for name in changed} | {"name", "corpus"} == set(identity.FREE) | set(identity.ROUNDING)
+    said: list[str] = []
+    loop.train(recipe(small, steps=20, **changed), small, tmp_path / "run", said.append)
+    assert any("goes on after step 10" in line for line in said)
+    assert difference(tmp_path / "whole", tmp_path / "run") < 1e-3
+
+
+def test_more_steps_go_on_and_say_so(small: corpus.Corpus, tmp_path: Path) -> None:
+    first = loop.train(recipe(small, steps=5), small, tmp_path, quiet)
+    said: list[str] = []
+    done = loop.train(recipe(small, steps=10), small, tmp_path, said.append)
+    assert (done["steps"], done["schedules"]) == (10, [[0, 5], [5, 10]])
+    assert any("followed a schedule of 5 steps up to step 5" in line for line in said)
+    assert done["recipe_digest"] != first["recipe_digest"]
+    assert storage.read_json(tmp_path / "summary.json")["held_out"] == done["held_out"]
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(small: corpus.Corpus, tmp_path: Path) -> None:
+    """What it had logged is gone: `trace` reads losses by their place in a file."""
+    loop.train(recipe(small), small, tmp_path / "whole", quiet)
+    loop.train(recipe(small, save_every=0), small, tmp_path / "run", quiet)
+    remove(tmp_path / "run/step-20")
+    (tmp_path / "run/summary.json").unlink()
+    loop.train(recipe(small), small, tmp_path / "run", quiet)
+    assert np.array_equal(*(loop.read_rows(tmp_path / name, 8) for name in ("whole", "run")))
+    assert loop.read_log(tmp_path / "whole") == loop.read_log(tmp_path / "run")
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged", "of fewer steps"])
+def test_a_lost_summary_is_written_again(small: corpus.Corpus, tmp_path: Path, how: str) -> None:
+    done = loop.train(recipe(small, steps=5), small, tmp_path, quiet)
+    if how == "of fewer steps":
+        older = (tmp_path / "summary.json").read_bytes()
+        done = loop.train(recipe(small, steps=10), small, tmp_path, quiet)
+        (tmp_path / "summary.json").write_bytes(older)
+    elif how == "damaged":
+        (tmp_path / "summary.json").write_text('{"steps": ')
+    else:
+        (tmp_path / "summary.json").unlink()
+    said: list[str] = []
+    again = loop.train(recipe(small, steps=done["steps"]), small, tmp_path, said.append)
+    assert again["held_out"] == done["held_out"] == storage.read_json(tmp_path / "summary.json")["held_out"]
+    assert again["held_out"]["tokens"] > 0
+    assert any("summary.json: is damaged" in line for line in said) == (how == "damaged")
+
+
+def remove(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optim.safetensors", "state.json", "tokenizer.json"])
+@pytest.mark.parametrize("how", ["cut", "flipped", "gone"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
+    small: corpus.Corpus, tmp_path: Path, name: str, how: str
+) -> None:
+    asked = recipe(small, steps=10, keep=1)
+    loop.train(recipe(small, steps=10), small, tmp_path / "whole", quiet)
+    loop.train(recipe(small, steps=10), small, tmp_path / "run", quiet)
+    path = tmp_path / "run/step-10" / name
+    data = path.read_bytes()
+    middle = len(data) // 2
+    damaged = data[:middle] if how == "cut" else data[:middle] + bytes([data[middle] ^ 0x80]) + data[middle + 1 :]
+    path.unlink() if how == "gone" else path.write_bytes(damaged)
+    said: list[str] = []
+    assert checkpoint.latest(tmp_path / "run", said.append).name == "step-5"
+    assert f"step-10/{name}: is " in said[0]
+    assert said[0].endswith("step-5 is taken instead")
+    loop.train(asked, small, tmp_path / "run", said.append)
+    assert any("goes on after step 5" in line for line in said)
+    assert difference(tmp_path / "whole", tmp_path / "run") == 0
+    assert [path.name for path in checkpoint.found(tmp_path / "run")] == ["step-10"]
+    assert (tmp_path / "run/damaged-step-10").exists()
+    (tmp_path / "run/step-10/model.safetensors").write_bytes(b"")
+    with pytest.raises(Refused, match=r"no checkpoint is whole .*step-10/model.safetensors: is damaged"):
+        loop.train(asked, small, tmp_path / "run", quiet)
+
+
+def test_a_checkpoint_without_checksums_is_named_as_well(small: corpus.Corpus, tmp_path: Path) -> None:
+    """The files of a folder that somebody put together."""
+    loop.train(recipe(small, steps=5), small, tmp_path, quiet)
+    path = tmp_path / "step-5"
+    state = storage.read_json(path / "state.json")
+    storage.write_json(path / "state.json", {**state, "files": {}, "model": {**state["model"], "layers": 3}})
+    with pytest.raises(Refused, match=r"model\.safetensors: is damaged, it lacks"):
+        checkpoint.load(path)
+    storage.write_json(path / "state.json", {**state, "files": {}, "vocabulary": 9})
+    with pytest.raises(Refused, match=r"model\.safetensors: is damaged, or not of the model"):
+        checkpoint.load(path)
+    storage.write_json(path / "state.json", {**state, "files": {}, "model": {"layers": "many"}})
+    with pytest.raises(Refused, match=r"state\.json: is damaged, its model is none"):
+        checkpoint.load(path)
+    (path / "model.safetensors").write_bytes(b"{}")
+    storage.write_json(path / "state.json", {**state, "files": {}})
+    with pytest.raises(Refused, match=r"model\.safetensors: is damaged: "):
+        checkpoint.load(path)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_not_gone_on_from(small: corpus.Corpus, tmp_path: Path) -> None:
+    loop.train(recipe(small, steps=5), small, tmp_path, quiet)
+    state = storage.read_json(tmp_path / "step-5/state.json")
+    del state["identity"]
+    storage.write_json(tmp_path / "step-5/state.json", state)
+    with pytest.raises(Refused, match="an earlier version of the trainer and lacks identity"):
+        loop.train(recipe(small, steps=5), small, tmp_path, quiet)
+
+
+FULL = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
+"""
+
+
+@pytest.mark.parametrize("limit", [20_000, 100_000])
+def test_a_full_disk_is_told_and_the_run_goes_on_later(small: corpus.Corpus, tmp_path: Path, limit: int) -> None:
+    """A limit on the size of files, as on a full disk: parameters do not fit, or they do and moments do not."""
+    asked = recipe(small, steps=10)
+    (tmp_path / "r.json").write_text(asked.model_dump_json())
+    command = [sys.executable, "-c", FULL + SPAWN, str(tmp_path / "r.json"), str(tmp_path / "run"), str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 1
+    assert "NotSaved" in done.stderr.splitlines()[-1]
+    assert "run/step-5: the checkpoint could not be saved: " in done.stderr
+    assert "there is no earlier one, and the same command goes on" in done.stderr
+    assert not [path for path in (tmp_path / "run").iterdir() if "step-" in path.name]
+    loop.train(asked, small, tmp_path / "run", quiet)
+    loop.train(asked, small, tmp_path / "whole", quiet)
+    assert difference(tmp_path / "whole", tmp_path / "run") == 0
+
+
+def test_a_save_that_reads_back_otherwise_leaves_the_last_one(
+    small: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop.train(recipe(small, steps=5, keep=1), small, tmp_path, quiet)
+    saved = checkpoint.save_file
+
+    def spoil(tensors: dict, path: Path, metadata: dict) -> None:
+        saved(tensors, path, metadata)
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+
+    monkeypatch.setattr(checkpoint, "save_file", spoil)
+    with pytest.raises(checkpoint.NotSaved, match="reads back other than it was written; step-5 stands"):
+        loop.train(recipe(small, steps=10, keep=1), small, tmp_path, quiet)
+    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-5"]
+    assert checkpoint.damage(tmp_path / "step-5") is None
+
+
+def test_two_at_once_in_one_folder_are_refused(small: corpus.Corpus, tmp_path: Path) -> None:
+    with storage.lock(tmp_path), pytest.raises(storage.Locked, match="another run holds it"):
+        loop.train(recipe(small), small, tmp_path, quiet)
+
+
+def test_damaged_logs_are_named_and_lost_losses_are_no_zeros(small: corpus.Corpus, tmp_path: Path) -> None:
+    asked = recipe(small, steps=10)
+    loop.train(asked, small, tmp_path, quiet)
+    remove(tmp_path / "step-10")
+    (tmp_path / "summary.json").unlink()
+    rows = (tmp_path / "rows.f32").read_bytes()
+    (tmp_path / "rows.f32").write_bytes(rows[: 4 * 8 * 3 + 6])
+    log = tmp_path / "log.jsonl"
+    lines = log.read_bytes()
+    log.write_bytes(lines + b'{"step": 1')  # the kill came in the middle of a line
+    loop.train(asked, small, tmp_path, quiet)
+    found = loop.read_rows(tmp_path, 8)
+    assert np.isnan(found).any(1).tolist() == [False] * 3 + [True] * 2 + [False] * 5
+    assert report.behind(asked, small, tmp_path, 5)[0]["loss"] is None
+    assert len(strict(log)) == len(lines.splitlines())
+    log.write_bytes(b"[]\n" + lines)
+    with pytest.raises(Refused, match=r"log\.jsonl, line 1: is damaged"):
+        loop.read_log(tmp_path)
+    log.write_bytes('{"step": 1, "of": "a\u2028b\u0085"}\n'.encode())
+    assert len(loop.read_entries(tmp_path)) == 1
 
 
 def test_a_finished_run_has_nothing_to_do(small: corpus.Corpus, tmp_path: Path) -> None:
@@ -382,10 +605,33 @@ def test_without_held_out_documents_it_says_so(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_the_run(small: corpus.Corpus, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="the loss is nan; the newest checkpoint stands; lower the rate"):
+    """Within the first steps, too, its documents are traced; only those of the first such step."""
+    with pytest.raises(Refused, match=r"step \d: the .* is nan; the newest checkpoint stands; try a lower rate"):
         loop.train(recipe(small, lr=1e30, clip=1e30, warmup=0), small, tmp_path, quiet)
     assert strict(tmp_path / "log.jsonl")[-1]["loss"] is None
     assert loop.read_log(tmp_path)[0] == []
+    (path,) = (tmp_path / "spikes").glob("*.json")
+    (record,) = strict(path)
+    assert record["loss"] is None
+    assert record["windows"][0]["documents"][0]["id"].startswith("train")
+
+
+def test_a_gradient_that_is_no_number_is_not_saved(
+    small: corpus.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the step is a number still, and the weights after it are not."""
+    clip = loop.nn.utils.clip_grad_norm_
+
+    def spoil(parameters: list, limit: float) -> "torch.Tensor":
+        parameters = list(parameters)
+        for parameter in parameters:
+            parameter.grad.fill_(float("nan"))
+        return clip(parameters, limit)
+
+    monkeypatch.setattr(loop.nn.utils, "clip_grad_norm_", spoil)
+    with pytest.raises(Refused, match="step 1: the norm of the gradient is nan"):
+        loop.train(recipe(small, save_every=1), small, tmp_path, quiet)
+    assert checkpoint.found(tmp_path) == []
 
 
 def test_tensorboard(small: corpus.Corpus, tmp_path: Path) -> None:
@@ -437,6 +683,44 @@ def test_what_was_repeated_shows_in_the_gap(tmp_path: Path) -> None:
     assert gap["copies"] == 36
     unique = train_corpus.write(tmp_path / "u", list(dict.fromkeys(texts)), train_corpus.words(8, 2))
     assert evaluate.duplicate_gap(model, unique, 32) is None
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_sentences_together_are_sentences_alone(masked: bool) -> None:
+    """Of one id, of a window, of more than one; in the order they were given."""
+    torch.manual_seed(1)
+    model = GPT(TINY, 257).eval()
+    random = np.random.default_rng(1)
+    sentences = [random.integers(0, 256, length) for length in (5, 1, 70, 32, 33, 5, 0, 64, 12)]
+    found = evaluate.likelihoods(model, sentences, train_corpus.EOS, 32, masked)
+    for ids, score in zip(sentences, found):
+        alone = evaluate.token_losses(model, ids, 32, train_corpus.EOS, rows=1, masked=masked) if len(ids) else ids
+        assert score == pytest.approx(-alone.sum(), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", "7", '{"sentence_good": "a"}', '{"sentence_good": "", "sentence_bad": "b"}']
+)
+def test_a_line_that_is_no_pair_is_named(small: corpus.Corpus, tmp_path: Path, line: str) -> None:
+    pair = json.dumps({"sentence_good": "a\u2028b", "sentence_bad": "c"}, ensure_ascii=False)
+    (tmp_path / "p.jsonl").write_text(f"\ufeff{pair}\n\n{line}\n")
+    model = GPT(TINY, 257).eval()
+    with pytest.raises(Refused, match=r"p\.jsonl, line 3: expected a JSON object with"):
+        evaluate.pairs(model, small.tokenizer, train_corpus.EOS, tmp_path, 32)
+    assert evaluate.pairs(model, small.tokenizer, train_corpus.EOS, tmp_path, 32, most=1)["p"] in (0.0, 1.0)
+
+
+def test_documents_that_were_learned_from_are_said(tmp_path: Path) -> None:
+    own = train_corpus.write(tmp_path / "own", train_corpus.words(60), train_corpus.words(6, 2))
+    judge = train_corpus.write(tmp_path / "judge", [], [*train_corpus.words(60)[:2], *train_corpus.words(3, 9)])
+    asked = recipe(own, steps=5)
+    loop.train(asked, own, tmp_path / "run", quiet)
+    model, _ = checkpoint.load(checkpoint.latest(tmp_path / "run"))
+    facts = report.examined(model, asked, own, judge, None)
+    assert (facts["documents"], facts["in_training"]) == (5, 2)
+    assert f"2 of these documents stand in the training corpus, too, so the figure is too good; the others take " \
+           f"{facts['bpb_of_others']:.4f}" in report.told(facts, 5)  # fmt: skip
+    assert report.examined(model, asked, own, own, None)["in_training"] == 0
 
 
 def test_minimal_pairs(small: corpus.Corpus, tmp_path: Path) -> None:

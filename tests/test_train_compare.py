@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline.train.recipe import LoopSpec, ModelSpec, Recipe, Refused
 pytest.importorskip("torch")
 
 from pipeline import chart
-from pipeline.train import compare, evaluate
+from pipeline.train import compare, evaluate, loop
 
 
 def recipe(folder: Path) -> Recipe:
@@ -49,6 +50,7 @@ def test_a_corpus_with_noise_is_worse_and_itself_is_not(tmp_path: Path) -> None:
     again: list[str] = []
     assert compare.compare(recipe(tmp_path), [tmp_path / "raw", tmp_path / "filtered"], design, tmp_path / "out",
                            say=again.append) == text  # fmt: skip
+    assert storage.read_json(tmp_path / "out/report.json") == report
 
 
 def test_a_corpus_and_itself_are_not_resolved(tmp_path: Path) -> None:
@@ -100,6 +102,145 @@ def test_few_judges_are_warned_of_and_other_judges_judge_anew(tmp_path: Path) ->
     other = json.loads((tmp_path / "out/report.json").read_text())
     assert [run["bpb"] for run in other["runs"]] != [run["bpb"] for run in found["runs"]]
     assert len(one) == 100
+
+
+def pair(folder: Path, held: int = 12) -> list[Path]:
+    """Two corpora that differ, with the same held-out documents."""
+    texts, judges = train_corpus.words(60), train_corpus.words(held, 2)
+    train_corpus.write(folder / "one", texts, judges)
+    train_corpus.write(folder / "two", texts[:30] + train_corpus.words(30, 7), judges)
+    return [folder / "one", folder / "two"]
+
+
+def figures(out: Path) -> list[float]:
+    return [run["bpb"] for run in json.loads((out / "report.json").read_text())["runs"]]
+
+
+def silent(line: str) -> None:
+    pass
+
+
+DESIGN = compare.Design(3 * 16 * 32, (1, 2), (1.0,))
+
+
+@pytest.mark.parametrize(("design", "changed"), [
+    (DESIGN._replace(tokens=5 * 16 * 32), {}),
+    (DESIGN._replace(rates=(0.5,)), {}),
+    (DESIGN, {"train": {"lr": 1e-3}}),
+    (DESIGN, {"train": {"optimizer": "muon"}}),
+    (DESIGN, {"train": {"weight_decay": 0.9}}),
+    (DESIGN, {"train": {"precision": "bf16"}}),
+    (DESIGN, {"model": {"layers": 2}}),
+    (DESIGN, {"data": {"pack": "bestfit"}}),
+    (DESIGN, {"data": {"mask": "document"}}),
+])  # fmt: skip
+def test_other_settings_give_the_figures_of_a_new_folder(tmp_path: Path, design: compare.Design, changed: dict) -> None:
+    """And the report of before is kept; the settings of before give it again without training."""
+    paths, out = pair(tmp_path), tmp_path / "out"
+    asked = recipe(tmp_path)
+    first = compare.compare(asked, paths, DESIGN, out, say=silent)
+    before = figures(out)
+    parts = {part: getattr(asked, part).model_copy(update=values) for part, values in changed.items()}
+    other = asked.model_copy(update=parts)
+    said: list[str] = []
+    text = compare.compare(other, paths, design, out, say=said.append)
+    assert (
+        compare.compare(other, paths, design, tmp_path / "fresh", say=silent).split("## ")[1:3]
+        == text.split("## ")[1:3]
+    )
+    assert figures(out) == figures(tmp_path / "fresh")
+    assert figures(out) != before
+    digest = said[0].rsplit("report-", 1)[1]
+    assert (out / f"report-{digest}.md").read_text() == first
+    runs = {path.name for path in out.iterdir() if path.is_dir()}
+    assert compare.compare(asked, paths, DESIGN, out, say=silent) == first
+    assert {path.name for path in out.iterdir() if path.is_dir()} == runs
+
+
+def test_another_corpus_at_the_same_path_gives_its_own_figures(tmp_path: Path) -> None:
+    paths, out = pair(tmp_path), tmp_path / "out"
+    compare.compare(recipe(tmp_path), paths, DESIGN, out, say=silent)
+    before = figures(out)
+    paths[1].rename(tmp_path / "elsewhere")
+    train_corpus.write(paths[1], train_corpus.words(60, 11), train_corpus.words(12, 2))
+    compare.compare(recipe(tmp_path), paths, DESIGN, out, say=silent)
+    compare.compare(recipe(tmp_path), paths, DESIGN, tmp_path / "fresh", say=silent)
+    assert figures(out) == figures(tmp_path / "fresh") != before
+    assert figures(out)[0] == before[0]
+
+
+def test_more_seeds_add_runs_and_leave_those_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, out = pair(tmp_path), tmp_path / "out"
+    compare.compare(recipe(tmp_path), paths, DESIGN, out, say=silent)
+    before = figures(out)
+    scored: list[int] = []
+    score = evaluate.score
+    monkeypatch.setattr(evaluate, "score", lambda *args, **named: scored.append(1) or score(*args, **named))
+    more = DESIGN._replace(seeds=(1, 2, 3))
+    compare.compare(recipe(tmp_path), paths, more, out, say=silent)
+    assert figures(out)[:4] == before
+    assert len(figures(out)) == 6
+    judged = len(scored)
+    compare.compare(recipe(tmp_path), paths, more, out, say=silent)
+    assert judged > 0
+    assert len(scored) == judged
+
+
+def test_judges_of_another_language_judge_anew(tmp_path: Path) -> None:
+    """The same tokens in all, and another table."""
+    paths, out = pair(tmp_path), tmp_path / "out"
+    held = train_corpus.words(12, 2)
+    for name, langs in (("a", ["en"] * 12), ("b", ["en"] * 6 + ["de"] * 6)):
+        judge = train_corpus.write(tmp_path / name, [], held, lang=langs)
+        compare.compare(recipe(tmp_path), paths, DESIGN, out, judge.folder, silent)
+        report = storage.read_json(out / "report.json")
+        assert set(report["runs"][0]["lang"]) == set(langs)
+
+
+def test_killed_between_no_report_of_other_settings_stands_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, out = pair(tmp_path), tmp_path / "out"
+    compare.compare(recipe(tmp_path), paths, DESIGN, out, say=silent)
+    longer = DESIGN._replace(tokens=5 * 16 * 32)
+    train, calls = loop.train, []
+
+    def killed(*args: Any) -> dict:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return train(*args)
+
+    monkeypatch.setattr(loop, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compare.compare(recipe(tmp_path), paths, longer, out, say=silent)
+    assert not (out / "report.json").exists()
+    assert len(list(out.glob("report-*.json"))) == 1
+    compare.compare(recipe(tmp_path), paths, longer, out, say=silent)
+    compare.compare(recipe(tmp_path), paths, longer, tmp_path / "fresh", say=silent)
+    assert figures(out) == figures(tmp_path / "fresh")
+
+
+def test_damaged_results_are_named_and_made_again(tmp_path: Path) -> None:
+    paths, out = pair(tmp_path), tmp_path / "out"
+    text = compare.compare(recipe(tmp_path), paths, DESIGN, out, say=silent)
+    judged = sorted(out.glob("*/judged.json"))[0]
+    judged.write_text("{")
+    (out / "report.json").write_text('{"a": ')
+    said: list[str] = []
+    assert compare.compare(recipe(tmp_path), paths, DESIGN, out, say=said.append) == text
+    assert f"{out / 'report.json'}: is damaged" in said[0]
+    assert f"{judged}: is damaged" in "".join(said[1:])
+    for path in out.glob("*/step-*/model.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(Refused, match=r"model\.safetensors: is damaged"):
+        compare.compare(recipe(tmp_path), paths, DESIGN, out, say=silent)
+
+
+@pytest.mark.parametrize("key", ["corpus", "train.steps", "train.seed", "data.seed", "train.eval_tokens"])
+def test_keys_that_a_comparison_sets_itself_are_refused(key: str) -> None:
+    with pytest.raises(Refused, match=f"--set {key}: compare sets this key itself"):
+        compare.refuse_set(["train.lr", key])
 
 
 def test_the_interval_over_documents_is_that_of_resampling() -> None:

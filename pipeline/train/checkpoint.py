@@ -2,19 +2,25 @@
 
     step-200/model.safetensors  config.json  generation_config.json      AutoModelForCausalLM.from_pretrained
              tokenizer.json  tokenizer_config.json                       AutoTokenizer.from_pretrained
-             optim.safetensors  state.json                               to go on: moments, step, generators, versions
+             optim.safetensors  state.json                               to go on: moments, step, generators, versions,
+                                                                         identity of the run, checksums of the files
 
-A folder with this name is whole: killed at any moment, a save leaves the last one as it was.
+A folder with this name is whole: killed at any moment, a save leaves the last one as it was. What was written is read
+back before it takes its name, and only then are older checkpoints removed. A file that changes afterwards is noticed by
+its checksum, and the checkpoint before it is taken.
 """
 
 import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,7 +28,7 @@ from pipeline import storage
 from pipeline.corpus import Corpus
 from pipeline.train.model import EPSILON, GPT
 from pipeline.train.ranks import Ranks, bare
-from pipeline.train.recipe import ModelSpec, Refused
+from pipeline.train.recipe import ModelSpec, Refused, read_record
 
 _LLAMA = {
     "attention.out": "self_attn.o_proj", "mlp.out": "mlp.down_proj", "norm_1": "input_layernorm",
@@ -44,6 +50,8 @@ _OUTER = {
 }  # fmt: skip
 """Our names of parameters and theirs, inside a block and outside."""
 
+_STATE = "state.json"
+
 
 def found(folder: Path) -> list[Path]:
     """The whole checkpoints in a run's folder, earliest first."""
@@ -51,39 +59,120 @@ def found(folder: Path) -> list[Path]:
     return [path for _, path in sorted((int(match.group(1)), path) for match, path in named if match)]
 
 
-def latest(folder: Path) -> Path:
-    """The newest checkpoint of a run, or the folder itself where it is one. Raises `Refused`."""
-    if (folder / "state.json").exists():
-        return folder
-    if not (paths := found(folder)):
+class NotSaved(OSError):
+    """A checkpoint that could not be written, and why; those before it are as they were."""
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, in a sentence; None where all are as they were written."""
+    try:
+        state = read_record(path / _STATE, "step", "model", "vocabulary")
+    except Refused as error:
+        return str(error)
+    if state is None:
+        return f"{path / _STATE}: is missing"
+    for name, checksum in state.get("files", {}).items():
+        if not (path / name).exists():
+            return f"{path / name}: is missing"
+        if storage.xxh3(path / name) != checksum:
+            return f"{path / name}: is damaged, its content is not what was written"
+    return None
+
+
+def newest(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint of a run, or the folder itself where it is one; None where there is none at all.
+
+    What is damaged is said. Raises `Refused` where every checkpoint is.
+    """
+    paths = [folder] if (folder / _STATE).exists() else found(folder)
+    damages: list[str] = []
+    for path in reversed(paths):
+        if (wrong := damage(path)) is None:
+            for line in damages:
+                say(f"{line}; {path.name} is taken instead")
+            return path
+        damages.append(wrong)
+    if damages:
+        raise Refused(f"{folder}: no checkpoint is whole ({'; '.join(damages)}); remove them, and the run starts anew")
+    return None
+
+
+def latest(folder: Path, say: Callable[[str], None] = print) -> Path:
+    """As `newest`. Raises `Refused` where there is no checkpoint."""
+    if (path := newest(folder, say)) is None:
         raise Refused(f"{folder}: no checkpoint there; `python -m pipeline train` makes one")
-    return paths[-1]
+    return path
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The state.json of a checkpoint. Raises `Refused` where it is missing or damaged."""
+    if (state := read_record(path / _STATE, "step", "model", "vocabulary")) is None:
+        raise Refused(f"{path / _STATE}: is missing")
+    return state
 
 
 def save(
     folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], corpus: Corpus, state: dict[str, Any],
     keep: int, ranks: Ranks,
 ) -> Path:  # fmt: skip
-    """Write the checkpoint of `state["step"]` and take away all but the newest `keep`; all ranks call it."""
+    """Write the checkpoint of `state["step"]` and take away all but the newest `keep`; all ranks call it.
+
+    Raises `NotSaved` where the files cannot be written, as on a full disk.
+    """
     weights, moments = _collected(model, optimizers)
     target = folder / f"step-{state['step']}"
     if ranks.first:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".step-*"):
-            shutil.rmtree(left)
         beside = folder / f".{target.name}.{os.getpid()}"
-        beside.mkdir()
-        core = bare(model)
-        save_file(to_hf(core.spec, weights), beside / "model.safetensors", {"format": "pt"})
-        save_file({**moments, "rng/cpu": torch.get_rng_state()}, beside / "optim.safetensors")
-        _describe(beside, core.spec, core.vocabulary, corpus, weights["embedding.weight"].dtype)
-        versions = {"torch": torch.__version__, "gristmill_train": 1}
-        _write(beside / "state.json", {**state, "versions": versions, "model": core.spec.model_dump(mode="json")})
-        _settle(beside, target)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(".step-*"):
+                shutil.rmtree(left)
+            beside.mkdir()
+            _write_files(beside, bare(model), weights, moments, corpus, state)
+            _settle(beside, target)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(beside, ignore_errors=True)  # the next save tries again
+            raise NotSaved(_not_saved(target, error, found(folder))) from error
         for old in found(folder)[:-keep]:
             _remove(old)
     ranks.wait()
     return target
+
+
+def _write_files(
+    folder: Path, core: GPT, weights: dict[str, Tensor], moments: dict[str, Tensor], corpus: Corpus,
+    state: dict[str, Any],
+) -> None:  # fmt: skip
+    """All files of a checkpoint; state.json, with the checksums of the others, comes last."""
+    parts = {
+        "model.safetensors": to_hf(core.spec, weights),
+        "optim.safetensors": {**moments, "rng/cpu": torch.get_rng_state()},
+    }
+    for name, tensors in parts.items():
+        save_file(tensors, folder / name, {"format": "pt"})
+        _read_back(folder / name, tensors)
+    _describe(folder, core.spec, core.vocabulary, corpus, weights["embedding.weight"].dtype)
+    files = {path.name: storage.xxh3(path) for path in sorted(folder.iterdir())}
+    versions = {"torch": torch.__version__, "gristmill_train": 1}
+    _write(folder / _STATE, {**state, "versions": versions, "model": core.spec.model_dump(mode="json"), "files": files})
+
+
+def _read_back(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Raise `OSError` where a file does not hold these tensors bit by bit."""
+    with safe_open(path, "pt") as file:
+        for name, tensor in tensors.items():
+            same = file.get_tensor(name).reshape(-1).view(torch.uint8)
+            if not torch.equal(same, tensor.reshape(-1).view(torch.uint8)):
+                raise OSError(f"{path.name}: '{name}' reads back other than it was written")
+
+
+def _not_saved(target: Path, error: Exception, whole: list[Path]) -> str:
+    stands = f"{whole[-1].name} stands" if whole else "there is no earlier one"
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (
+        f"{target}: the checkpoint could not be saved: {reason}; {stands}, and the same command goes on from there "
+        "when the cause is mended (is the disk full?)"
+    )
 
 
 def _settle(beside: Path, target: Path) -> None:
@@ -146,12 +235,14 @@ def _collected(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> tup
     return {name: weight.detach().cpu() for name, weight in weights.items()}, moments
 
 
-def restore(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
-    """Put a checkpoint's parameters, moments and generator back; returns its state.json."""
+def restore(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+    """Put a checkpoint's parameters, moments and generator back. Raises `Refused` where its files are damaged."""
     core = bare(model)
-    weights = from_hf(core.spec, load_file(path / "model.safetensors"))
-    moments = load_file(path / "optim.safetensors")
-    torch.set_rng_state(moments.pop("rng/cpu"))
+    weights = _weights(path, core.spec)
+    moments = _tensors(path / "optim.safetensors")
+    if (generator := moments.pop("rng/cpu", None)) is None:
+        raise Refused(f"{path / 'optim.safetensors'}: is damaged, it lacks rng/cpu")
+    torch.set_rng_state(generator)
     states: list[dict[str, dict[str, Tensor]]] = [{} for _ in optimizers]
     for place, value in moments.items():
         i, name, key = place.split("/")
@@ -165,7 +256,6 @@ def restore(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer
             for name, entry in state.items():
                 device = named[name].device
                 optimizer.state[named[name]] = {key: value.to(device) for key, value in entry.items()}
-    return storage.read_json(path / "state.json")
 
 
 def _restore_sharded(core: nn.Module, optimizers: list, weights: dict, states: list) -> None:
@@ -186,12 +276,39 @@ def _restore_sharded(core: nn.Module, optimizers: list, weights: dict, states: l
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> tuple[GPT, dict[str, Any]]:
-    """The model of a checkpoint, for use and not for training, and its state.json."""
-    state = storage.read_json(path / "state.json")
-    weights = load_file(path / "model.safetensors")
-    model = GPT(ModelSpec.model_validate(state["model"]), state["vocabulary"])
-    model.load_state_dict(from_hf(model.spec, weights))
+    """The model of a checkpoint, for use and not for training, and its state.json.
+
+    Raises `Refused` with the name of the file that is missing or damaged.
+    """
+    state = read_state(path)
+    try:
+        spec = ModelSpec.model_validate(state["model"])
+    except ValidationError as error:
+        raise Refused(f"{path / _STATE}: is damaged, its model is none: {error.errors()[0]['msg']}") from None
+    model = GPT(spec, state["vocabulary"])
+    try:
+        model.load_state_dict(_weights(path, spec))
+    except RuntimeError as error:  # other shapes
+        raise Refused(f"{path / 'model.safetensors'}: is damaged, or not of the model in state.json: {error}") from None
     return model.to(device).eval(), state
+
+
+def _weights(path: Path, spec: ModelSpec) -> dict[str, Tensor]:
+    """The parameters of a checkpoint under our names. Raises `Refused` where they are not those of `spec`."""
+    file = path / "model.safetensors"
+    try:
+        return from_hf(spec, _tensors(file))
+    except KeyError as error:
+        raise Refused(f"{file}: is damaged, it lacks {error}") from None
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise Refused(f"{path}: is missing") from None
+    except SafetensorError as error:
+        raise Refused(f"{path}: is damaged: {error}") from None
 
 
 def hf_config(spec: ModelSpec, vocabulary: int, eos: int, dtype: str = "float32") -> dict[str, Any]:

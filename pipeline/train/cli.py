@@ -1,15 +1,18 @@
 """The trainer's commands: train, eval, sample, trace, compare, export; torch is imported when they run."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
+from pydantic import ValidationError
 
-from pipeline import config, corpus, export, storage
-from pipeline.train.recipe import Recipe, Refused
+from pipeline import config, corpus, export
+from pipeline.train import identity
+from pipeline.train.recipe import Recipe, Refused, read_record
 
 RecipeArg = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe of a training run.")]
 RunArg = Annotated[str, typer.Argument(metavar="RUN", help="A training run's directory, or its name under runs/.")]
@@ -43,11 +46,51 @@ def _folder(run: str) -> Path:
 
 
 def _recipe(folder: Path) -> Recipe:
-    """The resolved recipe of a run, or of the run a checkpoint lies in."""
-    for place in (folder, folder.parent):
-        if (raw := storage.read_json(place / "recipe.json")) is not None:
-            return Recipe.model_validate(raw)
-    raise config.ConfigError(f"{folder}: no training run there")
+    """The resolved recipe of a run, or of the run a checkpoint lies in. Raises `Refused` where it is damaged."""
+    for path in (folder / "recipe.json", folder.parent / "recipe.json"):
+        if (raw := read_record(path)) is not None:
+            try:
+                return Recipe.model_validate(raw)
+            except ValidationError as error:
+                wrong = error.errors()[0]
+                place = ".".join(map(str, wrong["loc"]))
+                raise Refused(f"{path}: is damaged or of another version, {place}: {wrong['msg']}") from None
+    raise Refused(f"{folder}: no training run there")
+
+
+def _learned_from(recipe: Recipe, folder: str | Path | None, fingerprint: str) -> corpus.Corpus:
+    """The corpus that a run learned from: where the recipe says, or in the folder that it was opened at.
+
+    A corpus that grows has a new newest part each time, and the run learned from an older one. Raises `Refused` where
+    neither is the corpus of then: figures on another one would say nothing of this model.
+    """
+    opened = corpus.open(recipe.corpus)
+    if identity.fingerprint(opened) == fingerprint:
+        return opened
+    if folder and (Path(folder) / corpus.MANIFEST).exists():
+        opened = corpus.open(folder)
+        if identity.fingerprint(opened) == fingerprint:
+            return opened
+    raise Refused(f"{recipe.corpus}: is not the corpus that the run learned from: its {corpus.MANIFEST} is another; "
+                  "put the corpus of then there, or train anew")  # fmt: skip
+
+
+def _warn(line: str) -> None:
+    print(_printable(line), file=sys.stderr)
+
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def _printable(text: str) -> str:
+    """The text with control characters spelled out, so that what a model or a corpus says steers no terminal."""
+    return text.translate(_CONTROLS)
+
+
+def _json(value: Any) -> str:
+    """JSON for a terminal: JSON itself escapes only the control characters below 32."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    return text.translate({code: f"\\u{code:04x}" for code in range(127, 160)})
 
 
 def train(recipe: RecipeArg = DEFAULT, settings: Settings = ..., out: Out = None) -> None:  # type: ignore[assignment]
@@ -71,29 +114,33 @@ class Trained(NamedTuple):
 
 
 def _trained(run: str) -> Trained:
-    """The newest checkpoint of a run, with the corpus it learned from."""
+    """The newest whole checkpoint of a run, with the corpus it learned from. Raises `Refused`."""
+    from pipeline.train import checkpoint, ranks
+
     folder = _folder(run)
     recipe = _recipe(folder)
-    with _told():
-        from pipeline.train import checkpoint
-
-        model, state = checkpoint.load(checkpoint.latest(folder))
-    return Trained(model, state["step"], recipe, corpus.open(recipe.corpus))
+    ranks.use_threads(recipe.train)
+    model, state = checkpoint.load(checkpoint.latest(folder, _warn))
+    own = _learned_from(recipe, state.get("corpus_folder"), state.get("fingerprint", ""))
+    return Trained(model, state["step"], recipe, own)
 
 
 def eval_(
     run: RunArg,
     corpus_: Annotated[Path | None, typer.Option("--corpus", help="Held-out documents of another corpus.")] = None,
-    pairs: Annotated[Path | None, typer.Option(help="A folder of minimal pairs (JSON lines, BLiMP's layout).")] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="A folder of minimal pairs (JSON lines, BLiMP's layout); the first 100 of a file are read."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Bits per byte by source and language, the duplicate gap, regurgitation; minimal pairs."""
-    model, step, recipe, own = _trained(run)
     with _told():
         from pipeline.train import report
 
-        facts = report.examined(model, recipe, own, corpus.open(corpus_) if corpus_ else own, pairs)
-    print(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else report.told(facts, step))
+        model, step, recipe, own = _trained(run)
+        facts = {"step": step, **report.examined(model, recipe, own, corpus.open(corpus_) if corpus_ else own, pairs)}
+    print(_json(facts) if as_json else _printable(report.told(facts, step)))
 
 
 def sample(
@@ -105,13 +152,14 @@ def sample(
     seed: int = 1,
 ) -> None:
     """Let a model write."""
-    model, _, _, own = _trained(run)
-    from pipeline.train.model import sample as continued
+    with _told():
+        from pipeline.train.model import sample as continued
 
+        model, _, _, own = _trained(run)
     eos = own.manifest["eos_id"]
     ids = [eos, *own.tokenizer.encode(prompt, add_special_tokens=False).ids]
     made = list(continued(model, ids, count, temperature, top_k, seed, stop=eos))
-    print(own.tokenizer.decode([*ids[1:], *made], skip_special_tokens=True))
+    print(_printable(own.tokenizer.decode([*ids[1:], *made], skip_special_tokens=True)))
 
 
 def trace(
@@ -121,19 +169,23 @@ def trace(
 ) -> None:
     """The documents a step learned from, with the loss of each window."""
     folder = _folder(run)
-    recipe = _recipe(folder)
     with _told():
         from pipeline.train import report
 
-        windows = report.behind(recipe, corpus.open(recipe.corpus), folder, step)
+        recipe = _recipe(folder)
+        if (record := identity.read(folder)) is None:
+            raise Refused(f"{folder}: no identity.json there, so nobody can tell which corpus the run learned from")
+        own = _learned_from(recipe, record.corpus_folder, record.identity.corpus)
+        windows = report.behind(recipe, own, folder, step)
     if as_json:
-        print(json.dumps(windows, indent=1, ensure_ascii=False))
+        print(_json(windows))
         return
     for window in windows:
         loss = "not logged" if window["loss"] is None else f"{window['loss']:.4f}"
         print(f"sample {window['sample']}  loss {loss}  epoch {window['epoch']}")
         for part in window["documents"]:
-            print(f"  {part['share']:6.1%}  {part.get('id')}  {part.get('source')}  {part.get('url') or ''}")
+            line = f"  {part['share']:6.1%}  {part.get('id')}  {part.get('source')}  {part.get('url') or ''}"
+            print(_printable(line))
 
 
 def compare(
@@ -151,9 +203,10 @@ def compare(
     with _told():
         from pipeline.train import compare as comparing
 
+        comparing.refuse_set([setting.partition("=")[0].strip() for setting in settings])
         design = comparing.Design(tokens, tuple(range(1, seeds + 1)), _multiples(lrs))
         text = comparing.compare(asked, [_folder(name) for name in corpora], design, out, heldout)
-    print(text)
+    print(_printable(text))
 
 
 def _multiples(text: str) -> tuple[float, ...]:

@@ -10,8 +10,8 @@ stands the interval over documents, which says whether other documents would hav
 alone proves nothing of the corpora: two runs on one corpus differ too.
 """
 
-import hashlib
 import math
+import os
 import re
 import statistics
 from collections.abc import Callable, Iterator
@@ -27,7 +27,8 @@ from pipeline.corpus import Corpus
 from pipeline.train import checkpoint, evaluate, loop
 from pipeline.train.data import Dataset
 from pipeline.train.evaluate import Text
-from pipeline.train.recipe import Recipe, Refused
+from pipeline.train.identity import hash_json
+from pipeline.train.recipe import Recipe, Refused, read_record
 
 _SHINGLE = 48
 _LEAKED = 0.5
@@ -133,11 +134,41 @@ def verdict(one: str, other: str, found: Difference) -> str:
     return f"{pair} ({size}); {more}"
 
 
+class Planned(NamedTuple):
+    """One run of the design."""
+
+    corpus: str  # its name in the report
+    rate: float
+    seed: int
+    recipe: Recipe
+    digest: str  # of everything that its figures depend on
+
+    def folder(self, out: Path) -> Path:
+        """Other settings give another digest and so another folder: figures are never those of other settings."""
+        return out / f"{self.recipe.name}-{self.digest[:12]}"
+
+
+_SETS = {"corpus": "its arguments", "train.steps": "--tokens", "train.seed": "--seeds", "data.seed": "--seeds",
+         "train.eval_tokens": "the documents that judge"}  # fmt: skip
+"""Keys of the recipe that a comparison sets itself, and from what."""
+
+_REPORTS = ("report.md", "report.html", "report.json")
+
+
+def refuse_set(keys: list[str]) -> None:
+    """Raise `Refused` where `--set` names a key that a comparison sets itself: it would change nothing."""
+    for key in keys:
+        if key in _SETS:
+            raise Refused(f"--set {key}: compare sets this key itself, by {_SETS[key]}")
+
+
 def compare(recipe: Recipe, paths: list[Path], design: Design, out: Path, heldout: Path | None = None,
             say: Callable[[str], None] = print) -> str:  # fmt: skip
     """Run the design and write report.md, report.html and report.json into `out`; returns the report as Markdown.
 
-    Finished runs are kept, so the same call goes on. Raises `Refused` where there is nothing fair to compare.
+    Finished runs are kept under a digest of their settings, so the same call goes on, and a call with other settings
+    runs what they change. The report of other settings is renamed. Raises `Refused` where there is nothing fair to
+    compare.
     """
     if len(paths) < 2:
         raise Refused("compare: two corpora at least")
@@ -146,25 +177,68 @@ def compare(recipe: Recipe, paths: list[Path], design: Design, out: Path, heldou
     steps = design.tokens // (recipe.train.batch * recipe.model.context)
     if steps < 1:
         raise Refused(f"compare: {design.tokens:,} tokens are less than a batch")
-    for warning in told["warnings"]:
-        say(warning)
-    results = []
+    judges = {name: _judges(texts) for name, texts in judged_by.items()}
+    runs = _planned(recipe, corpora, design, steps)
+    digest = hash_json([[run.digest for run in runs], list(judges.items())])
+    with storage.lock(out):
+        _keep_other_report(out, digest, say)
+        for warning in told["warnings"]:
+            say(warning)
+        results = []
+        for run in runs:
+            result = _judged(run, corpora[run.corpus], out, judged_by[run.corpus], judges[run.corpus], say)
+            results.append({"corpus": run.corpus, "rate": run.rate, "seed": run.seed,
+                            "folder": run.folder(out).name, **result})  # fmt: skip
+            say(f"{run.recipe.name}: {result['bpb']:.4f} bits a byte, {result['cpu_seconds']:.0f} CPU-s")
+        eaten = {name: consumed(recipe, opened, steps * recipe.train.batch) for name, opened in corpora.items()}
+        found = _differences(results, design)
+        blocks = list(_blocks(recipe, design, results, found, eaten, told, out))
+        shown = [{key: value for key, value in run.items() if key not in ("nats", "n_bytes")} for run in results]
+        return _write_reports(out, blocks, {
+            "digest": digest, "design": design._asdict(), "recipe": recipe.model_dump(mode="json"),
+            "held_out": told, "runs": shown, "consumed": eaten, "differences": found,
+        })  # fmt: skip
+
+
+def _planned(recipe: Recipe, corpora: dict[str, Corpus], design: Design, steps: int) -> list[Planned]:
+    """The runs of a design, in the order they are run."""
+    found = []
     for rate in design.rates:
         for seed in design.seeds:
             for name, opened in corpora.items():
-                asked = _recipe(recipe, opened, f"{name}-lr{rate:g}-seed{seed}", steps, rate, seed)
-                result = _judged(asked, opened, out, judged_by[name])
-                results.append({"corpus": name, "rate": rate, "seed": seed, **result})
-                say(f"{asked.name}: {result['bpb']:.4f} bits a byte, {result['cpu_seconds']:.0f} CPU-s")
-    eaten = {name: consumed(recipe, opened, steps * recipe.train.batch) for name, opened in corpora.items()}
-    found = _differences(results, design)
-    blocks = list(_blocks(recipe, design, results, found, eaten, told, out))
-    runs = [{key: value for key, value in run.items() if key not in ("nats", "n_bytes")} for run in results]
-    storage.write_json(out / "report.json", {"design": design._asdict(), "held_out": told, "runs": runs,
-                       "consumed": eaten, "differences": found})  # fmt: skip
+                one = _recipe(recipe, opened, f"{name}-lr{rate:g}-seed{seed}", steps, rate, seed)
+                found.append(Planned(name, rate, seed, one, loop.exact_digest(one, opened)))
+    return found
+
+
+def _judges(texts: list[Text]) -> str:
+    """A digest of the documents that judge: their ids, sizes, sources and languages."""
+    return hash_json([[text.ids.tolist(), text.n_bytes, text.source, text.lang] for text in texts])
+
+
+def _keep_other_report(out: Path, digest: str, say: Callable[[str], None]) -> None:
+    """Rename the report of another comparison, so that none stands there while this one runs, or is killed."""
+    try:
+        old = read_record(out / "report.json")
+    except Refused as error:
+        say(f"{error}; it is written again")
+        return
+    if old is None or old.get("digest") == digest:
+        return
+    end = str(old.get("digest", "earlier"))[:12]
+    for name in _REPORTS:
+        if (path := out / name).exists():
+            os.replace(path, path.with_stem(f"report-{end}"))
+    say(f"{out}: the report there is of other settings or corpora; it is now report-{end}")
+
+
+def _write_reports(out: Path, blocks: list[tuple[str, Any]], record: dict[str, Any]) -> str:
+    """The three forms of the report, JSON last; returns the Markdown."""
     text = _markdown(blocks)
-    (out / "report.md").write_text(text, encoding="utf-8")
-    (out / "report.html").write_text(_html(blocks), encoding="utf-8")
+    for name, content in (("report.md", text), ("report.html", _html(blocks))):
+        with storage.atomic(out / name) as beside:
+            beside.write_text(content, encoding="utf-8")
+    storage.write_json(out / "report.json", record)
     return text
 
 
@@ -258,22 +332,32 @@ def _hashes(data: bytes) -> np.ndarray:
     return total
 
 
-def _judged(asked: Recipe, opened: Corpus, out: Path, texts: list[Text]) -> dict[str, Any]:
-    """Train, or take what was trained, and judge; kept beside the run, as long as the same documents judge."""
-    folder = out / asked.name
-    done = loop.train(asked, opened, folder, loop.quiet)
-    judges = hashlib.sha256(b"".join(text.ids.tobytes() for text in texts)).hexdigest()
-    kept = storage.read_json(folder / "judged.json")
-    if kept is not None and (kept["fingerprint"], kept["judges"]) == (done["fingerprint"], judges):
+def _judged(
+    run: Planned, opened: Corpus, out: Path, texts: list[Text], judges: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Train, or take what was trained, and judge; the figures are kept as long as the same documents judge."""
+    folder = run.folder(out)
+    done = loop.train(run.recipe, opened, folder, loop.quiet)
+    try:
+        kept = read_record(folder / "judged.json", "digest", "judges")
+    except Refused as error:
+        say(f"{error}; the run is judged again")
+        kept = None
+    if kept is not None and (kept["digest"], kept["judges"]) == (run.digest, judges):
         return kept
-    model, _ = checkpoint.load(checkpoint.latest(folder))
-    context, masked = asked.model.context, asked.data.mask == "document"
+    path = checkpoint.latest(folder, say)
+    model, state = checkpoint.load(path)
+    if state["step"] != run.recipe.train.steps:
+        raise Refused(f"{path}: the newest whole checkpoint is of step {state['step']} of {run.recipe.train.steps}; "
+                      f"remove {folder}, and the same command trains it again")  # fmt: skip
+    context, masked = run.recipe.model.context, run.recipe.data.mask == "document"
     scores = evaluate.score(model, texts, context, masked=masked)
     facts = evaluate.summary(texts, scores)
-    gap = evaluate.duplicate_gap(model, opened, context)
+    gap = evaluate.duplicate_gap(model, opened, context, masked=masked)
     result = {"bpb": facts["bpb"], "lang": facts["lang"], "source": facts["source"], "gap": gap,
               "cpu_seconds": done["cpu_seconds"], "fingerprint": done["fingerprint"], "judges": judges,
-              "nats": [mine.nats for mine in scores], "n_bytes": [mine.n_bytes for mine in scores]}  # fmt: skip
+              "digest": run.digest, "nats": [mine.nats for mine in scores],
+              "n_bytes": [mine.n_bytes for mine in scores]}  # fmt: skip
     storage.write_json(folder / "judged.json", result)
     return result
 
@@ -317,6 +401,10 @@ def _blocks(recipe: Recipe, design: Design, results: list[dict], found: list[dic
                    f"width {model.width}, windows of {model.context}; judged on {told['documents']} held-out documents "
                    f"of {told['bytes']:,} bytes ({told['leaked']} more were left out: half of their text is in a "
                    "training corpus).")  # fmt: skip
+    loop_ = recipe.train
+    yield "text", (f"{loop_.optimizer}, learning rate {loop_.lr:g} times the multiple in each table, {loop_.batch} "
+                   f"windows a step, precision {loop_.precision}, windows cut by {recipe.data.pack}; the whole recipe "
+                   "is in report.json.")  # fmt: skip
     yield "heading", "Differences, bits a byte"
     yield "table", _pairs(found)
     yield "heading", "Bits a byte"
@@ -334,7 +422,9 @@ def _blocks(recipe: Recipe, design: Design, results: list[dict], found: list[dic
     yield "heading", "Training loss"
     seed = design.seeds[0]
     for rate in design.rates:
-        lines = {name: loop.read_log(out / f"{name}-lr{rate:g}-seed{seed}")[0] for name in names}
+        lines = {
+            r["corpus"]: loop.read_log(out / r["folder"])[0] for r in results if (r["rate"], r["seed"]) == (rate, seed)
+        }
         yield "picture", chart.curves(f"{rate:g} x the learning rate, seed {seed}", lines, "step", "nats a token")
     yield "text", ("Curves of training, on each corpus's own text (in report.html): they show that runs went well, not "
                    "which corpus to take.")  # fmt: skip

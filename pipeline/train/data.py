@@ -9,9 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from pipeline.corpus import MANIFEST, Corpus
-from pipeline.storage import sha256
-from pipeline.train import pack
+from pipeline.corpus import Corpus, with_suffix
+from pipeline.train import identity, pack
 from pipeline.train.order import BLOCK, Order, quotas
 from pipeline.train.recipe import DataSpec, Mix, Refused, digest
 
@@ -29,6 +28,11 @@ class Tokens:
         self.corpus = corpus
         self.shards = [shard for shard in corpus.shards if shard.split == split and shard.tokens]
         self.arrays = [np.asarray(corpus.shard_tokens(shard)) for shard in self.shards]
+        for shard, array in zip(self.shards, self.arrays):
+            if len(array) != shard.tokens:
+                path = with_suffix(shard.path, ".bin" if corpus.manifest["format"] == "memmap" else ".parquet")
+                raise Refused(f"{path}: holds {len(array):,} tokens, the manifest says {shard.tokens:,}; "
+                              "`python -m pipeline verify` says more")  # fmt: skip
         self.starts = [0, *np.cumsum([len(array) for array in self.arrays]).tolist()]
         self.size = self.starts[-1]
 
@@ -155,7 +159,7 @@ class Dataset:
 
     def __init__(self, corpus: Corpus, spec: DataSpec, context: int, samples: int) -> None:
         self.corpus, self.spec, self.context = corpus, spec, context
-        self.fingerprint = sha256(corpus.folder / MANIFEST)
+        self.fingerprint = identity.fingerprint(corpus)
         self.tokens = Tokens(corpus, "train")
         self.names, self.sources = self._cut()
         sizes = [len(windows) for windows in self.sources]

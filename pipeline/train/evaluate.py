@@ -151,15 +151,35 @@ def duplicates(corpus: Corpus, least: int = 2) -> dict[int, int]:
     places: dict[bytes, list[int]] = defaultdict(list)
     at = 0
     for number, length in zip(tokens.documents().tolist(), tokens.lengths().tolist()):
-        ids = np.empty(length, tokens.arrays[0].dtype)
+        ids = np.empty(length, np.int64)
         tokens.read(at, ids)
-        places[hashlib.blake2b(ids.tobytes(), digest_size=16).digest()].append(number)
+        places[_token_hash(ids)].append(number)
         at += length
     copies = {numbers[0]: len(numbers) for numbers in places.values() if len(numbers) >= least}
     return dict(sorted(copies.items(), key=lambda item: (-item[1], item[0])))
 
 
-def duplicate_gap(model: Any, corpus: Corpus, context: int, most: int = 50, ranks: Ranks = ALONE) -> dict | None:
+def in_training(documents: list[Text], corpus: Corpus) -> list[bool]:
+    """Whether each document, in the ids of `corpus`, also stands among its training documents, token for token."""
+    tokens = Tokens(corpus, "train")
+    wanted = {_token_hash(text.ids): False for text in documents}
+    at = 0
+    for length in tokens.lengths().tolist():
+        ids = np.empty(length, np.int64)
+        tokens.read(at, ids)
+        if (key := _token_hash(ids)) in wanted:
+            wanted[key] = True
+        at += length
+    return [wanted[_token_hash(text.ids)] for text in documents]
+
+
+def _token_hash(ids: np.ndarray) -> bytes:
+    return hashlib.blake2b(ids.astype(np.int64).tobytes(), digest_size=16).digest()
+
+
+def duplicate_gap(
+    model: Any, corpus: Corpus, context: int, most: int = 50, ranks: Ranks = ALONE, masked: bool = False
+) -> dict | None:
     """Bits per byte of unseen documents less those of the most repeated ones: what repetition was learned by heart.
 
     None where nothing is repeated, or nothing held out.
@@ -167,8 +187,8 @@ def duplicate_gap(model: Any, corpus: Corpus, context: int, most: int = 50, rank
     copies = dict(list(duplicates(corpus).items())[:most])
     if not copies:
         return None
-    repeated = total(score(model, texts(corpus, "train", chosen=copies), context, ranks)).bpb
-    unseen = total(score(model, texts(corpus, "val", 50_000), context, ranks)).bpb
+    repeated = total(score(model, texts(corpus, "train", chosen=copies), context, ranks, masked)).bpb
+    unseen = total(score(model, texts(corpus, "val", 50_000), context, ranks, masked)).bpb
     if repeated is None or unseen is None:
         return None
     return {"gap": unseen - repeated, "repeated": repeated, "unseen": unseen, "documents": len(copies),
@@ -191,23 +211,80 @@ def regurgitated(model: GPT, corpus: Corpus, chosen: list[Text], prompt: int = 3
     return hits / asked if asked else None
 
 
-def pairs(model: Any, tokenizer: Any, eos: int, folder: Path, context: int, most: int = 100) -> dict[str, float | None]:
+PAIRS_READ = 100
+"""Minimal pairs that are read of each file, the first ones."""
+
+
+def pairs(
+    model: Any, tokenizer: Any, eos: int, folder: Path, context: int, most: int = PAIRS_READ, masked: bool = False
+) -> dict[str, float | None]:
     """Accuracy by file on minimal pairs: JSON lines with `sentence_good` and `sentence_bad` (BLiMP's layout).
 
     A sentence's score is its summed log-probability after EOS, the paper's "simple LM method" (Warstadt et al. 2020).
-    At most `most` pairs a file; None of an empty one. Raises `Refused` where there is no such file.
+    At most `most` pairs a file; None of an empty one. Raises `Refused` where there is no such file, and on a line that
+    is no pair.
     """
     found: dict[str, float | None] = {}
     for path in sorted(folder.glob("*.jsonl")):
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:most]]
-        right = [_likelihood(model, tokenizer, eos, line["sentence_good"], context)
-                 > _likelihood(model, tokenizer, eos, line["sentence_bad"], context) for line in lines]  # fmt: skip
+        sentences = [sentence for pair in _read_pairs(path, most) for sentence in pair]
+        coded = [np.array(item.ids, np.int64) for item in tokenizer.encode_batch(sentences, add_special_tokens=False)]
+        scores = likelihoods(model, coded, eos, context, masked)
+        right = [good > bad for good, bad in zip(scores[::2], scores[1::2])]
         found[path.stem] = sum(right) / len(right) if right else None
     if not found:
         raise Refused(f"{folder}: no *.jsonl with minimal pairs there")
     return found
 
 
-def _likelihood(model: Any, tokenizer: Any, eos: int, sentence: str, context: int) -> float:
-    ids = np.array(tokenizer.encode(sentence, add_special_tokens=False).ids)
-    return -float(token_losses(model, ids, min(context, max(1, len(ids))), eos, rows=1).sum())
+def _read_pairs(path: Path, most: int) -> list[tuple[str, str]]:
+    """The good and the bad sentence of each line. Raises `Refused` with the number of a line that is no pair."""
+    found: list[tuple[str, str]] = []
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if not line.strip() or len(found) == most:
+            continue
+        try:
+            record = json.loads(line)
+            good, bad = record["sentence_good"], record["sentence_bad"]
+        except (ValueError, TypeError, KeyError):
+            good = bad = None
+        if not (isinstance(good, str) and isinstance(bad, str) and good and bad):
+            raise Refused(f"{path}, line {number}: expected a JSON object with the texts sentence_good, sentence_bad")
+        found.append((good, bad))
+    return found
+
+
+@torch.no_grad()
+def likelihoods(model: Any, sentences: list[np.ndarray], eos: int, context: int, masked: bool = False) -> list[float]:
+    """The summed log-probability (nats) of the ids of each sentence after an EOS, many sentences a forward pass.
+
+    A sentence longer than `context` is cut into windows as `token_losses` cuts a text.
+    """
+    scores = np.zeros(len(sentences))
+    order = sorted((len(ids), i) for i, ids in enumerate(sentences) if len(ids))  # of one length: little padding
+    while order:
+        length = min(context, order[-1][0])
+        rows = max(1, _FORWARD["cpu"] // length)
+        batch = [i for _, i in order[-rows:]]
+        del order[-rows:]
+        owners, inputs, targets = _windows([(i, sentences[i]) for i in batch], eos, length)
+        documents = np.cumsum(np.pad(inputs[:, :-1] == eos, ((0, 0), (1, 0))), 1) if masked else None
+        loss = model(torch.from_numpy(inputs), torch.from_numpy(targets),
+                     documents=None if documents is None else torch.from_numpy(documents))  # fmt: skip
+        np.subtract.at(scores, owners, loss.double().sum(1).numpy())
+    return scores.tolist()
+
+
+def _windows(
+    sentences: list[tuple[int, np.ndarray]], eos: int, length: int
+) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Windows of `length` over numbered sentences, each begun by an EOS: the number of each, inputs, targets."""
+    counts = [-(-len(ids) // length) for _, ids in sentences]
+    inputs = np.full((sum(counts), length), eos, np.int64)
+    targets = np.full((sum(counts), length), IGNORED, np.int64)
+    row = 0
+    for (_, ids), count in zip(sentences, counts):
+        stream = np.concatenate([[eos], ids])
+        inputs[row : row + count].ravel()[: len(ids)] = stream[:-1]
+        targets[row : row + count].ravel()[: len(ids)] = stream[1:]
+        row += count
+    return [i for (i, _), count in zip(sentences, counts) for _ in range(count)], inputs, targets

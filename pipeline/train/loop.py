@@ -1,6 +1,7 @@
 """The training loop: batches in their order, steps, the log, held-out loss, checkpoints; starting again continues.
 
 runs/NAME/recipe.json     as resolved
+          identity.json   what the result depends on, with its digest: a run goes on only as the same (`identity.py`)
           log.jsonl       a line every `log_every` steps, and one a held-out evaluation
           rows.f32        the loss of every window of every step: float32, `batch` a step
           spikes/         the documents behind a sudden loss
@@ -8,6 +9,7 @@ runs/NAME/recipe.json     as resolved
           curve.svg  summary.json
 """
 
+import itertools
 import json
 import math
 import resource
@@ -17,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,13 @@ from torch import Tensor, nn
 
 from pipeline import chart, storage
 from pipeline.corpus import Corpus
-from pipeline.train import checkpoint, evaluate, optim
+from pipeline.train import checkpoint, evaluate, identity, optim
 from pipeline.train.data import IGNORED, Batch, Dataset
+from pipeline.train.identity import Identity
 from pipeline.train.model import GPT
 from pipeline.train.order import BLOCK
-from pipeline.train.ranks import Ranks, bare, exchange, joined, spread
-from pipeline.train.recipe import LoopSpec, Recipe, Refused
+from pipeline.train.ranks import Ranks, bare, device_type, exchange, joined, precision, spread, use_threads
+from pipeline.train.recipe import LoopSpec, Recipe, Refused, read_record
 
 _PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
 """Dense bf16 FLOP/s by the vendors' data sheets, for the model FLOPs utilisation."""
@@ -53,7 +56,9 @@ class Run:
         self.data = Dataset(corpus, recipe.data, recipe.model.context, self.spec.steps * self.spec.batch)
         self.micro = _micro_batch(self.spec, ranks)
         _check(self.data, self.spec)
-        self.bf16 = self.spec.precision == "bf16" or (self.spec.precision == "auto" and ranks.device.type == "cuda")
+        self.identity = identity_of(recipe, corpus)
+        self.schedules: list[list[int]] = []
+        self.bf16 = precision(self.spec) == "bf16"
         torch.manual_seed(self.spec.seed)
         model = GPT(recipe.model, corpus.manifest["vocab_size"], self.spec.recompute)
         self.model = self._prepared(model.to(ranks.device, torch.float64 if self.spec.precision == "fp64" else None))
@@ -124,29 +129,46 @@ class Run:
                     ahead = pool.submit(make, step)
                 yield batch
 
-    def resume(self) -> bool:
-        """Go back to the newest checkpoint, if there is one. Raises `Refused` where it is of another run."""
-        if not (paths := checkpoint.found(self.folder)):
-            return False
-        state = storage.read_json(paths[-1] / "state.json")
-        for name, now in self._identity().items():
-            if state[name] != now:
-                raise Refused(f"{paths[-1]}: its {name} is another: {_brief(state[name])} there, {_brief(now)} here; "
-                              "give the run another name, or take its folder away")  # fmt: skip
-        checkpoint.restore(paths[-1], self.model, self.optimizers)
-        self.step, self.cpu_before = state["step"], self.cpu_before + state["cpu_seconds"]
-        if self.ranks.first:
-            _cut_logs(self.folder, self.step, self.spec.batch)
-            rows = read_rows(self.folder, self.spec.batch)
-            self.recent = rows[-_REMEMBERED:].mean(1).tolist()
-        self.ranks.wait()
-        return True
+    def resume(self, say: Callable[[str], None]) -> bool:
+        """Go back to the newest whole checkpoint, if there is one; damaged ones are said and renamed.
 
-    def _identity(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be continued."""
-        return {"fingerprint": self.data.fingerprint, "vocabulary": self.corpus.manifest["vocab_size"],
-                "model": self.recipe.model.model_dump(mode="json"), "batch": self.spec.batch,
-                "order": self.recipe.order_facts()}  # fmt: skip
+        Raises `Refused`, before anything is changed, where the folder is of a run that cannot go on as this one.
+        """
+        path = checkpoint.newest(self.folder, say)
+        state = checkpoint.read_state(path) if path else None
+        if (old := _recorded(self.folder, path, state)) is not None:
+            identity.refuse_changes(self.folder, old, self.identity)
+        self.ranks.wait()
+        if path and state:
+            checkpoint.restore(path, self.model, self.optimizers)
+            self.step, self.cpu_before = state["step"], self.cpu_before + state["cpu_seconds"]
+            self.schedules = state["schedules"]
+        if not self.schedules or self.schedules[-1][1] != self.spec.steps:
+            self.schedules = [*self.schedules, [self.step, self.spec.steps]]
+        if self.ranks.first:
+            _set_aside(self.folder, self.step)
+            _cut_logs(self.folder, self.step, self.spec.batch)
+            means = read_rows(self.folder, self.spec.batch)[-_REMEMBERED:].mean(1)
+            self.recent = means[np.isfinite(means)].tolist()
+        self.ranks.wait()
+        return path is not None
+
+    def finished(self, say: Callable[[str], None]) -> dict[str, Any] | None:
+        """The summary, where the run has come to its end and the summary is of this recipe; otherwise None."""
+        try:
+            done = read_record(self.folder / "summary.json", "steps")
+        except Refused as error:  # the checkpoint is whole, so it can be made again
+            say(f"{error}; it is written again")
+            return None
+        same = done is not None and done.get("recipe_digest") == self.identity.digest
+        return done if done and same and self.step == done["steps"] == self.spec.steps else None
+
+    def claim(self) -> None:
+        """Write down whose folder this is; a summary of fewer steps is removed, since the run goes on."""
+        with naming(self.folder):
+            identity.write(self.folder, identity.Record(self.identity, self.corpus.folder))
+            storage.write_json(self.folder / "recipe.json", self.recipe.model_dump(mode="json"))
+            (self.folder / "summary.json").unlink(missing_ok=True)
 
     def cpu_seconds(self) -> float:
         """Of the run so far, the compilers it called and the processes it goes on from included."""
@@ -154,7 +176,10 @@ class Run:
 
     def save(self) -> None:
         state = {"step": self.step, "seed": self.spec.seed, "cpu_seconds": self.cpu_seconds(),
-                 "consumed": self.data.consumed(self.step * self.spec.batch), **self._identity()}  # fmt: skip
+                 "consumed": self.data.consumed(self.step * self.spec.batch), "fingerprint": self.data.fingerprint,
+                 "vocabulary": self.corpus.manifest["vocab_size"], "corpus_folder": str(self.corpus.folder),
+                 "schedules": self.schedules, "recipe_digest": self.identity.digest,
+                 "identity": self.identity.fields}  # fmt: skip
         checkpoint.save(self.folder, self.model, self.optimizers, self.corpus, state, self.spec.keep, self.ranks)
 
     def evaluate(self) -> dict[str, Any]:
@@ -167,21 +192,21 @@ class Run:
 def train(recipe: Recipe, corpus: Corpus, folder: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Carry a recipe out in `folder`, from its newest checkpoint if there is one; returns the summary.
 
-    Raises `Refused` with the reason where the run must not start.
+    Raises `Refused` with the reason where the run must not start, `storage.Locked` where another process holds the
+    folder, `checkpoint.NotSaved` where a checkpoint cannot be written.
     """
-    if recipe.train.threads:
-        torch.set_num_threads(recipe.train.threads)
-    with joined(recipe.train) as ranks:
+    use_threads(recipe.train)
+    with joined(recipe.train) as ranks, storage.lock(folder) if ranks.first else nullcontext():
         run = Run(recipe, corpus, folder, ranks)
         say = say if ranks.first else quiet
-        resumed = run.resume()
-        if resumed and run.step >= recipe.train.steps and (done := storage.read_json(folder / "summary.json")):
+        resumed = run.resume(say)
+        if done := run.finished(say):
             say(f"{folder}: done before, nothing to do")
             return done
         _announce(run, resumed, say)
-        log = Log(run, say)
         if ranks.first:
-            storage.write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
+            run.claim()
+        log = Log(run, say)
         for batch in run.batches():
             log.take(*run.advance(batch))
             due = run.step == recipe.train.steps
@@ -190,7 +215,53 @@ def train(recipe: Recipe, corpus: Corpus, folder: Path, say: Callable[[str], Non
             if due or (recipe.train.save_every and run.step % recipe.train.save_every == 0):
                 log.flush()
                 run.save()
+        if not log.result:  # killed between the last checkpoint and the summary
+            log.result = run.evaluate()
         return log.close()
+
+
+def identity_of(recipe: Recipe, corpus: Corpus) -> Identity:
+    """What the result of this recipe on this corpus depends on, on this machine."""
+    return identity.of(recipe, corpus, precision(recipe.train))
+
+
+def exact_digest(recipe: Recipe, corpus: Corpus) -> str:
+    """A digest of all that the figures of a run depend on to the last digit, torch and the device included."""
+    machine = (torch.__version__, device_type(recipe.train))
+    return identity.exact(identity_of(recipe, corpus), recipe, *machine)
+
+
+def _recorded(folder: Path, path: Path | None, state: dict[str, Any] | None) -> Identity | None:
+    """The identity of the run that a folder holds: by the checkpoint it goes on from, or by what it began with.
+
+    None of a folder without a run. Raises `Refused` where a checkpoint does not say.
+    """
+    if state is None:
+        record = identity.read(folder)
+        return record and record.identity
+    if missing := [name for name in ("identity", "schedules", "cpu_seconds") if name not in state]:
+        raise Refused(f"{path}: was written by an earlier version of the trainer and lacks {', '.join(missing)}, so "
+                      "nobody can tell whether its recipe is this one; give another --out, or remove it")  # fmt: skip
+    return Identity(state["identity"])
+
+
+def _set_aside(folder: Path, step: int) -> None:
+    """Rename the checkpoints beyond the one that a run goes on from: they are damaged, and must not count as kept."""
+    for path in checkpoint.found(folder):
+        if int(path.name.removeprefix("step-")) > step:
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the name of a file or folder on an `OSError` that has none, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def quiet(line: str) -> None:
@@ -211,6 +282,9 @@ def _announce(run: Run, resumed: bool, say: Callable[[str], None]) -> None:
         say("no documents are held out, so nothing but the training loss judges the run (val_fraction of 'shards')")
     if resumed:
         say(f"{run.folder}: goes on after step {run.step}")
+    for before, after in itertools.pairwise(run.schedules):
+        say(f"the learning rate followed a schedule of {before[1]} steps up to step {after[0]}: a new run of "
+            f"{after[1]} steps would give other figures")  # fmt: skip
 
 
 class Log:
@@ -227,7 +301,7 @@ class Log:
         if run.ranks.first and run.spec.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # needs the tensorboard package
 
-            self.board = SummaryWriter(str(run.folder / "tensorboard"))
+            self.board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.step + 1)
 
     def take(self, losses: Tensor, norm: Tensor) -> None:
         """Keep a step's figures on the device; they are read, and so waited for, once every `log_every` steps."""
@@ -240,26 +314,30 @@ class Log:
             return
         run = self.run
         rows = run.ranks.total(torch.stack([losses for losses, _ in self.pending])).cpu().numpy()
-        norm = float(self.pending[-1][1])
+        norms = torch.stack([norm for _, norm in self.pending]).tolist()
         self.pending = []
-        if not run.ranks.first:
-            return
-        with (run.folder / "rows.f32").open("ab") as handle:
+        if run.ranks.first:
+            self._tell(rows, norms)
+        _refuse_no_number(run.step - len(rows), rows.mean(1).tolist(), norms)
+
+    def _tell(self, rows: np.ndarray, norms: list[float]) -> None:
+        """Write down the losses (steps, batch) and gradient norms of the steps up to this one."""
+        run = self.run
+        path = run.folder / "rows.f32"
+        with naming(path), path.open("ab") as handle:
             handle.write(rows.astype("<f4").tobytes())
         for i, loss in enumerate(rows.mean(1).tolist()):
             self._watch(run.step - len(rows) + i, loss, rows[i])
         seconds, tokens = time.perf_counter() - self.since, run.spec.batch * run.recipe.model.context
         speed = (run.step - self.since_step) * tokens / max(seconds, 1e-9)
         entry = {"step": run.step, "loss": float(rows.mean()), "lr": run.optimizers[0].param_groups[0]["lr"],
-                 "grad_norm": norm, "tokens": run.step * tokens, "tokens_per_s": round(speed),
+                 "grad_norm": norms[-1], "tokens": run.step * tokens, "tokens_per_s": round(speed),
                  "cpu_seconds": round(run.cpu_seconds(), 2),
                  "consumed": run.data.consumed(run.step * run.spec.batch)}  # fmt: skip
         if (share := utilisation(run, speed)) is not None:
             entry["mfu"] = round(share, 4)
         self._write(entry)
         self.since, self.since_step = time.perf_counter(), run.step
-        if not math.isfinite(entry["loss"]):
-            raise Refused(f"step {run.step}: the loss is {entry['loss']}; the newest checkpoint stands; lower the rate")
         self._live(entry, seconds)
 
     def _live(self, entry: dict[str, Any], seconds: float) -> None:
@@ -276,22 +354,31 @@ class Log:
             self.say(line)
 
     def _watch(self, step: int, loss: float, rows: np.ndarray) -> None:
-        """Trace the documents of a step (from 0) whose loss stands out from those before it."""
+        """Trace the documents of a step (from 0) whose loss stands out from those before it, or is no number.
+
+        Of losses that are no number only the first is traced: it is the cause of the others.
+        """
         recent = self.run.recent
-        if len(recent) == _REMEMBERED:
-            middle = statistics.median(recent)
+        middle = statistics.median(recent) if recent else None
+        if not math.isfinite(loss):
+            stands_out = all(map(math.isfinite, recent))
+        elif stands_out := middle is not None and len(recent) == _REMEMBERED:
             spread_ = 1.4826 * statistics.median(abs(value - middle) for value in recent)
-            if not loss <= middle + self.run.spec.spike * max(spread_, 0.01 * abs(middle)):  # NaN is one too
-                windows = traced(self.run.data, self.run.corpus, step, self.run.spec.batch, rows)
-                record = {"step": step + 1, "loss": loss, "before": middle, "windows": windows}
-                storage.write_json(self.run.folder / "spikes" / f"step-{step + 1}.json", finite(record))
-                self.say(f"step {step + 1}: loss {loss:.3f} after {middle:.3f}; its documents are in "
-                         f"{self.run.folder / 'spikes'}")  # fmt: skip
+            stands_out = loss > middle + self.run.spec.spike * max(spread_, 0.01 * abs(middle))
+        if stands_out:
+            windows = traced(self.run.data, self.run.corpus, step, self.run.spec.batch, rows)
+            record = {"step": step + 1, "loss": loss, "before": middle, "windows": windows}
+            path = self.run.folder / "spikes" / f"step-{step + 1}.json"
+            with naming(path):
+                storage.write_json(path, finite(record))
+            after = "" if middle is None else f" after {middle:.3f}"
+            self.say(f"step {step + 1}: loss {loss:.3f}{after}; its documents are in {path.parent}")
         recent.append(loss)
         del recent[:-_REMEMBERED]
 
     def _write(self, entry: dict[str, Any]) -> None:
-        with (self.run.folder / "log.jsonl").open("a", encoding="utf-8") as handle:
+        path = self.run.folder / "log.jsonl"
+        with naming(path), path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(finite(entry), ensure_ascii=False, allow_nan=False) + "\n")
         for name, value in entry.items() if self.board else ():
             if isinstance(value, (int, float)) and name != "step":
@@ -312,15 +399,29 @@ class Log:
         done = {"steps": run.step, "tokens": samples * run.recipe.model.context, **run.facts,
                 "cpu_seconds": round(run.cpu_seconds(), 2), "held_out": self.result,
                 "consumed": run.data.consumed(samples), "tokens_by": run.data.tokens_by(samples),
-                "fingerprint": run.data.fingerprint}  # fmt: skip
+                "fingerprint": run.data.fingerprint, "schedules": run.schedules,
+                "recipe_digest": run.identity.digest}  # fmt: skip
         if run.ranks.first:
-            storage.write_json(run.folder / "summary.json", done)
             trained, held = read_log(run.folder)
             picture = chart.curves(run.recipe.name, {"training": trained, "held out": held}, "step", "nats a token")
-            (run.folder / "curve.svg").write_text(picture, encoding="utf-8")
+            with naming(run.folder):
+                (run.folder / "curve.svg").write_text(picture, encoding="utf-8")
+                storage.write_json(run.folder / "summary.json", done)  # last: a run that has one is finished
             if self.board:
                 self.board.close()
         return done
+
+
+def _refuse_no_number(first: int, losses: list[float], norms: list[float]) -> None:
+    """Raise `Refused` where a loss or a gradient of the steps after `first` is no number: the weights are spoilt.
+
+    A gradient that is no number spoils the weights one step before the loss shows it, so that a checkpoint of that
+    step would be worthless.
+    """
+    for step, (loss, norm) in enumerate(zip(losses, norms), first + 1):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
+            raise Refused(f"step {step}: {what}; the newest checkpoint stands; try a lower rate with another --out")
 
 
 def finite(value: Any) -> Any:
@@ -356,20 +457,23 @@ def _check(data: Dataset, spec: LoopSpec) -> None:
 
 
 def _cut_logs(folder: Path, step: int, batch: int) -> None:
-    """Take away what was logged after the checkpoint that the run goes back to."""
-    rows = folder / "rows.f32"
-    if rows.exists():
-        with rows.open("r+b") as handle:
-            handle.truncate(4 * step * batch)
+    """Take away what was logged after the checkpoint that the run goes back to, at step 0 everything.
+
+    Rows that are missing before it, as after a loss of power, become NaN: no loss is known, which is not a loss of 0.
+    """
+    path, wanted = folder / "rows.f32", 4 * step * batch
+    if path.exists() or wanted:
+        with naming(path), path.open("ab") as handle:
+            handle.truncate(min(wanted, handle.tell()))
+            handle.truncate(path.stat().st_size // 4 * 4)
+            handle.write(np.full((wanted - path.stat().st_size) // 4, np.nan, "<f4").tobytes())
     if (log := folder / "log.jsonl").exists():
-        lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 120 else text[:117] + "..."
+        kept = [json.dumps(entry, ensure_ascii=False) for entry in read_entries(folder) if entry["step"] <= step]
+        with naming(log), storage.atomic(log) as beside:
+            beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    for spike in (folder / "spikes").glob("step-*.json"):
+        if int(spike.stem.removeprefix("step-")) > step:
+            spike.unlink()
 
 
 def utilisation(run: Run, tokens_per_s: float) -> float | None:
@@ -388,10 +492,27 @@ def read_rows(folder: Path, batch: int) -> np.ndarray:
     return flat[: len(flat) // batch * batch].reshape(-1, batch)
 
 
-def read_log(folder: Path) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """(step, loss) of the training lines and of the held-out lines of a log."""
+def read_entries(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a log; a last one without its end was cut off by a kill and does not count.
+
+    Raises `Refused` with the number of a line that is damaged.
+    """
     path = folder / "log.jsonl"
-    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    if not path.exists():
+        return []
+    entries = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            entries.append(json.loads(line))
+            entries[-1]["step"] + 0
+        except (ValueError, TypeError, KeyError):
+            raise Refused(f"{path}, line {number}: is damaged, it is no entry of a log; remove the line") from None
+    return entries
+
+
+def read_log(folder: Path) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """(step, loss) of the training lines and of the held-out lines of a log. Raises `Refused` on a damaged line."""
+    entries = read_entries(folder)
     return ([(entry["step"], entry["loss"]) for entry in entries if entry.get("loss") is not None],
             [(entry["step"], entry["val_loss"]) for entry in entries if "val_loss" in entry])  # fmt: skip
 
@@ -408,7 +529,7 @@ def traced(data: Dataset, corpus: Corpus, step: int, batch: int, rows: np.ndarra
         documents = [{**{name: values[i] for name, values in columns.items()}, "document": share.document,
                       "start": share.start, "tokens": share.tokens, "share": round(share.share, 4)}
                      for i, share in enumerate(shares)]  # fmt: skip
-        loss = None if rows is None else float(rows[sample - step * batch])
+        loss = None if rows is None or np.isnan(rows[sample - step * batch]) else float(rows[sample - step * batch])
         found.append({"sample": sample, "loss": loss, "mix": shares[0].source, "epoch": shares[0].epoch,
                       "documents": documents})  # fmt: skip
     return sorted(found, key=lambda window: -(window["loss"] or 0.0))

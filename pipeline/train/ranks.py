@@ -34,12 +34,30 @@ class Ranks(NamedTuple):
             dist.barrier()
 
 
+def use_threads(spec: LoopSpec) -> None:
+    """Let torch use as many threads on the CPU as the recipe says; 0 leaves the choice to torch."""
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
+
+
+def device_type(spec: LoopSpec) -> str:
+    """cpu or cuda. Raises `Refused` where the recipe wants CUDA and there is none."""
+    if spec.device == "cuda" and not torch.cuda.is_available():
+        raise Refused("device: cuda is asked for and not there")
+    return "cuda" if spec.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def precision(spec: LoopSpec) -> str:
+    """fp32, bf16 or fp64: what the recipe says, or what `auto` means on this device."""
+    if spec.precision != "auto":
+        return spec.precision
+    return "bf16" if device_type(spec) == "cuda" else "fp32"
+
+
 @contextmanager
 def joined(spec: LoopSpec) -> Iterator[Ranks]:
     """Join the group that torchrun started, or be alone."""
-    cuda = spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available())
-    if cuda and not torch.cuda.is_available():
-        raise Refused("device: cuda is asked for and not there")
+    cuda = device_type(spec) == "cuda"
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     size = int(os.environ.get("WORLD_SIZE", "1"))

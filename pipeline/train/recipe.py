@@ -1,6 +1,7 @@
 """What a training run is asked to do: the model, the data, the loop. Fields are the keys of the YAML file."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -139,12 +140,25 @@ class Recipe(Part):
     data: DataSpec = DataSpec()
     train: LoopSpec = LoopSpec()
 
-    def order_facts(self) -> dict[str, Any]:
-        """What decides which window is sample i, beside the corpus."""
-        facts = {**self.data.model_dump(mode="json"), "context": self.model.context}
-        return facts | ({"samples": self.train.steps * self.train.batch} if self.data.mix else {})
-
 
 def digest(*parts: object) -> bytes:
     """32 bytes that depend on the text of every part and on where one ends."""
     return hashlib.blake2b("\x00".join(map(str, parts)).encode(), digest_size=32).digest()
+
+
+def read_record(path: Path, *keys: str) -> dict[str, Any] | None:
+    """The JSON object of a file that a run wrote; None where there is no file.
+
+    Raises `Refused` with the file's name where it is no JSON object, or lacks one of `keys`.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:  # what is no UTF-8, and what is no JSON
+        raise Refused(f"{path}: is damaged, it is not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise Refused(f"{path}: is damaged, it holds no JSON object")
+    if missing := [key for key in keys if key not in record]:
+        raise Refused(f"{path}: is damaged or of another version, it lacks {', '.join(missing)}")
+    return record

@@ -18,14 +18,19 @@ def examined(model: GPT, recipe: Recipe, own: Corpus, judge: Corpus, pairs: Path
     if judge.manifest["tokenizer"]["sha256"] != own.manifest["tokenizer"]["sha256"]:
         documents = evaluate.encoded(documents, judge, own.tokenizer, own.manifest["eos_id"])
     masked = recipe.data.mask == "document"
-    facts = evaluate.summary(documents, evaluate.score(model, documents, context, masked=masked))
-    facts["duplicates"] = evaluate.duplicate_gap(model, own, context)
+    scores = evaluate.score(model, documents, context, masked=masked)
+    facts = evaluate.summary(documents, scores)
+    known = evaluate.in_training(documents, own)
+    rest = [score for score, is_known in zip(scores, known) if not is_known]
+    facts |= {"in_training": sum(known), "bpb_of_others": evaluate.total(rest).bpb}
+    facts["duplicates"] = evaluate.duplicate_gap(model, own, context, masked=masked)
     copies = list(evaluate.duplicates(own))[:20]
     for name, chosen in (("repeated", copies), ("unseen", None)):
         texts = evaluate.texts(own, "train" if chosen else "val", 20_000, chosen) if chosen != [] else []
         facts[f"regurgitated_{name}"] = evaluate.regurgitated(model, own, texts[:20])
     if pairs:
-        facts["pairs"] = evaluate.pairs(model, own.tokenizer, own.manifest["eos_id"], pairs, context)
+        eos = own.manifest["eos_id"]
+        facts["pairs"] = evaluate.pairs(model, own.tokenizer, eos, pairs, context, masked=masked)
     return facts
 
 
@@ -36,6 +41,11 @@ def told(facts: dict[str, Any], step: int) -> str:
     else:
         lines = [f"after step {step}: {facts['bpb']:.4f} bits a byte, {facts['loss']:.4f} nats a token, on "
                  f"{facts['documents']} held-out documents of {facts['bytes']:,} bytes"]  # fmt: skip
+    if facts["in_training"]:
+        others = facts["bpb_of_others"]
+        lines.append(f"{facts['in_training']} of these documents stand in the training corpus, too, so the figure is "
+                     "too good; " + ("there are no others" if others is None
+                                     else f"the others take {others:.4f} bits a byte"))  # fmt: skip
     for name in ("source", "lang"):
         for value, part in facts[name].items():
             if part["bytes"]:
@@ -48,13 +58,18 @@ def told(facts: dict[str, Any], step: int) -> str:
     for name in ("repeated", "unseen"):
         if (share := facts[f"regurgitated_{name}"]) is not None:
             lines.append(f"continued word for word for 32 bytes: {share:.1%} of {name} documents")
+    if "pairs" in facts:
+        lines.append(f"minimal pairs, the first {evaluate.PAIRS_READ} of each file:")
     for name, share in facts.get("pairs", {}).items():
         lines.append(f"pairs {name}: {'none in the file' if share is None else f'{share:.1%}'}")
     return "\n".join(lines)
 
 
 def behind(recipe: Recipe, corpus: Corpus, folder: Path, step: int) -> list[dict[str, Any]]:
-    """The windows of step `step` (the first is 1), highest loss first. Raises `Refused` beyond the recipe's steps."""
+    """The windows of step `step` (the first is 1), highest loss first.
+
+    Raises `Refused` beyond the recipe's steps.
+    """
     spec = recipe.train
     if not 1 <= step <= spec.steps:
         raise Refused(f"step {step}: the run has steps 1 to {spec.steps}")
