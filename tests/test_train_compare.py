@@ -11,7 +11,7 @@ import train_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import storage
+from pipeline import corpus, storage
 from pipeline.train.recipe import LoopSpec, ModelSpec, Recipe, Refused
 
 pytest.importorskip("torch")
@@ -144,10 +144,8 @@ def test_other_settings_give_the_figures_of_a_new_folder(tmp_path: Path, design:
     other = asked.model_copy(update=parts)
     said: list[str] = []
     text = compare.compare(other, paths, design, out, say=said.append)
-    assert (
-        compare.compare(other, paths, design, tmp_path / "fresh", say=silent).split("## ")[1:3]
-        == text.split("## ")[1:3]
-    )
+    fresh = compare.compare(other, paths, design, tmp_path / "fresh", say=silent)
+    assert text.split("## ")[:2] == fresh.split("## ")[:2]  # the verdicts and the differences
     assert figures(out) == figures(tmp_path / "fresh")
     assert figures(out) != before
     digest = said[0].rsplit("report-", 1)[1]
@@ -235,6 +233,39 @@ def test_damaged_results_are_named_and_made_again(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(Refused, match=r"model\.safetensors: is damaged"):
         compare.compare(recipe(tmp_path), paths, DESIGN, out, say=silent)
+
+
+def test_the_report_of_something_else_stays(tmp_path: Path) -> None:
+    paths, out = pair(tmp_path), tmp_path / "out"
+    storage.write_json(out / "report.json", {"groups": []})
+    with pytest.raises(Refused, match=r"its report\.json is not of a comparison"):
+        compare.compare(recipe(tmp_path), paths, DESIGN, out, say=silent)
+    assert storage.read_json(out / "report.json") == {"groups": []}
+
+
+def words_only(folder: Path) -> corpus.Corpus:
+    """A corpus whose tokenizer knows one word and has one id for all others."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    opened = train_corpus.write(folder, train_corpus.words(20), train_corpus.words(6, 2))
+    tokenizer = Tokenizer(models.WordLevel({"known": 0, "<unk>": 1}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    opened.manifest["tokenizer"]["sha256"] = storage.sha256(folder / "tokenizer.json")
+    return corpus.Corpus(folder, opened.manifest)
+
+
+def test_a_tokenizer_that_loses_text_does_not_win_by_that(tmp_path: Path) -> None:
+    """What a tokenizer cannot say costs no bits: such documents do not judge."""
+    one = train_corpus.write(tmp_path / "one", train_corpus.words(20), ["known", *train_corpus.words(6, 2)])
+    two = words_only(tmp_path / "two")
+    with pytest.raises(Refused, match=r"tokenizer of .*two gives none of the held-out documents back"):
+        compare.held_out({"one": one, "two": two}, train_corpus.write(tmp_path / "j", [], train_corpus.words(6, 2)))
+    _, told = compare.held_out({"one": one, "two": two}, one)
+    assert (told["documents"], told["not_expressed"], told["leaked"]) == (1, 6, 0)
+    assert "6 held-out documents do not judge" in told["warnings"][0]
+    _, told = compare.held_out({"one": one, "again": one}, one)
+    assert (told["documents"], told["not_expressed"]) == (7, 0)
 
 
 @pytest.mark.parametrize("key", ["corpus", "train.steps", "train.seed", "data.seed", "train.eval_tokens"])

@@ -214,9 +214,9 @@ def _multiples(text: str) -> tuple[float, ...]:
         found = tuple(float(part) for part in text.split(","))
     except ValueError:
         found = ()
-    if not found or min(found) <= 0:
+    if not found or not all(0 < rate < float("inf") for rate in found):
         raise config.ConfigError(f"--lrs {text}: expected numbers above 0 with commas between, as 1,0.25")
-    return found
+    return tuple(dict.fromkeys(found))  # a rate given twice would count each of its runs twice
 
 
 def export_(

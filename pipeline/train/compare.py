@@ -225,6 +225,8 @@ def _keep_other_report(out: Path, digest: str, say: Callable[[str], None]) -> No
         return
     if old is None or old.get("digest") == digest:
         return
+    if "differences" not in old:
+        raise Refused(f"{out}: its report.json is not of a comparison; give another --out")
     end = str(old.get("digest", "earlier"))[:12]
     for name in _REPORTS:
         if (path := out / name).exists():
@@ -278,13 +280,38 @@ def held_out(corpora: dict[str, Corpus], judge: Corpus | None) -> tuple[dict[str
         raise Refused("compare: no document is held out of all corpora (or all of them leaked into one); give "
                       "--heldout, or a larger val_fraction to 'shards'")  # fmt: skip
     warnings = []
+    held = len(texts)
+    texts = _expressed(texts, first, corpora)
+    if len(texts) < held:
+        warnings.append(f"{held - len(texts)} held-out documents do not judge: a tokenizer cannot say all of their "
+                        "text, and what it leaves out would cost its corpus no bits.")  # fmt: skip
     if len(texts) < _FEW:
         warnings.append(f"Only {len(texts)} held-out documents judge: others might judge otherwise. A larger "
                         "val_fraction of 'shards', or --heldout, gives more.")  # fmt: skip
-    facts = {"documents": len(texts), "leaked": found - len(texts), "bytes": sum(text.n_bytes for text in texts),
-             "warnings": warnings}  # fmt: skip
+    facts = {"documents": len(texts), "leaked": found - held, "not_expressed": held - len(texts),
+             "bytes": sum(text.n_bytes for text in texts), "warnings": warnings}  # fmt: skip
     return {name: evaluate.encoded(texts, first, opened.tokenizer, opened.manifest["eos_id"])
             for name, opened in corpora.items()}, facts  # fmt: skip
+
+
+def _expressed(texts: list[Text], home: Corpus, corpora: dict[str, Corpus]) -> list[Text]:
+    """The texts that the tokenizer of every corpus gives back as they are; all of them where there is one tokenizer.
+
+    Raises `Refused` where there is none.
+    """
+    tokenizers = {opened.manifest["tokenizer"]["sha256"]: opened for opened in corpora.values()}
+    if len(tokenizers) == 1:
+        return texts
+    for opened in tokenizers.values():
+        coded = evaluate.encoded(texts, home, opened.tokenizer, opened.manifest["eos_id"])
+        raw = [evaluate.raw_text(text, home) for text in texts]
+        texts = [text for text, one, said in zip(texts, coded, raw) if evaluate.raw_text(one, opened) == said]
+        if not texts:
+            raise Refused(
+                f"compare: the tokenizer of {opened.folder} gives none of the held-out documents back as they are, so "
+                "bits a byte under it are no measure; make the corpora with one tokenizer"
+            )
+    return texts
 
 
 def _held_ids(opened: Corpus) -> list[str]:
@@ -294,7 +321,7 @@ def _held_ids(opened: Corpus) -> list[str]:
 
 def leaks(texts: list[Text], home: Corpus, opened: Corpus) -> np.ndarray:
     """The share of each text's 48-byte pieces that some training document of `opened` contains."""
-    raw = [home.tokenizer.decode(text.ids[:-1].tolist(), skip_special_tokens=False).encode() for text in texts]
+    raw = [evaluate.raw_text(text, home).encode() for text in texts]
     pieces = [_hashes(data)[::_SHINGLE] for data in raw]
     wanted = np.unique(np.concatenate([np.zeros(0, np.uint64), *pieces]))
     seen = np.zeros(len(wanted), bool)

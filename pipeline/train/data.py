@@ -309,5 +309,9 @@ def _values(corpus: Corpus, mix: Mix, documents: np.ndarray) -> np.ndarray:
     column = corpus.docs[mix.by].take(documents)
     if mix.edges is None:
         return np.array([str(value) for value in column.to_pylist()])
-    figures = np.array(column.to_pylist(), float)
-    return np.array([f"b{bucket}" for bucket in np.searchsorted(mix.edges, figures, "right")])
+    try:
+        figures = np.array(column.to_pylist(), float)  # null becomes NaN
+    except (ValueError, TypeError):
+        raise Refused(f"mix: edges cut a column of numbers, and '{mix.by}' is {column.type}") from None
+    buckets = np.searchsorted(mix.edges, figures, "right").tolist()
+    return np.array(["null" if np.isnan(figure) else f"b{bucket}" for figure, bucket in zip(figures, buckets)])

@@ -87,9 +87,14 @@ def texts(
     return found
 
 
+def raw_text(document: Text, corpus: Corpus) -> str:
+    """The text of a document whose ids are those of `corpus`."""
+    return corpus.tokenizer.decode(document.ids[:-1].tolist(), skip_special_tokens=False)
+
+
 def encoded(documents: list[Text], corpus: Corpus, tokenizer: Any, eos: int) -> list[Text]:
     """The same documents in the ids of another tokenizer: decoded and encoded again."""
-    raw = [corpus.tokenizer.decode(text.ids[:-1].tolist(), skip_special_tokens=False) for text in documents]
+    raw = [raw_text(text, corpus) for text in documents]
     tokenizer.encode_special_tokens = True
     coded = tokenizer.encode_batch(raw, add_special_tokens=False)
     return [text._replace(ids=np.array([*item.ids, eos]), n_bytes=len(said.encode()))

@@ -1,6 +1,7 @@
 """What a training run is asked to do: the model, the data, the loop. Fields are the keys of the YAML file."""
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -65,12 +66,19 @@ class Mix(Part):
 
     by: str = Field(default="source", description="A column of docs.parquet.")
     edges: list[float] | None = Field(
-        default=None, description="Cut a numeric column here; buckets are named b0, b1, ..."
+        default=None,
+        description="Cut a numeric column here, in rising order; buckets are named b0, b1, ..., without a value: null.",
     )
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         min_length=1, description="Share of each value, in any unit; values not named are left out, and that is said."
     )
     max_epochs: float = Field(default=4.0, gt=0, description="No source is seen more often than this.")
+
+    @model_validator(mode="after")
+    def _rises(self) -> "Mix":
+        if any(low >= high for low, high in itertools.pairwise(self.edges or [])):
+            raise ValueError("edges must rise")
+        return self
 
 
 class DataSpec(Part):
