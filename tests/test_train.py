@@ -5,6 +5,7 @@ Needs the `train` extra; skipped where torch is not installed.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -218,6 +219,13 @@ def test_what_may_change_changes_nothing_but_that(small: corpus.Corpus, tmp_path
     loop.train(recipe(small, steps=20, **changed), small, tmp_path / "run", said.append)
     assert any("goes on after step 10" in line for line in said)
     assert difference(tmp_path / "whole", tmp_path / "run") < 1e-3
+
+
+def test_the_documentation_lists_what_may_change() -> None:
+    text = (Path(__file__).parent.parent / "docs/training.md").read_text(encoding="utf-8")
+    table = text.split("What may change between two calls:")[1].split("\n\n")[1]
+    keys = [name for line in table.splitlines() for name in re.findall("`([a-z_.]+)`", line.split("|")[1])]
+    assert sorted(keys) == sorted([*identity.FREE, *identity.ROUNDING, identity.STEPS])
 
 
 def test_more_steps_go_on_and_say_so(small: corpus.Corpus, tmp_path: Path) -> None:

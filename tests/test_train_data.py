@@ -8,6 +8,7 @@ import pytest
 import train_corpus
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from train_corpus import EOS
 
 from pipeline import corpus
@@ -110,6 +111,31 @@ def test_buckets_of_a_score(small: corpus.Corpus) -> None:
     data = Dataset(small, DataSpec(mix=mix), 40, 1000)
     assert data.order.quotas.tolist() == [256, 768]
     assert all((share.document >= 65) == (share.source == "b1") for share in data.trace(0, 100))
+
+
+def test_a_missing_score_is_a_bucket_of_its_own(tmp_path: Path) -> None:
+    """And not the best one."""
+    score = [None, float("nan"), 0.2, 0.9] * 15
+    opened = train_corpus.write(tmp_path / "c", train_corpus.words(60), score=score)
+    weights = {"b0": 1, "b1": 1, "null": 2}
+    data = Dataset(opened, DataSpec(mix=Mix(by="score", edges=[0.5], weights=weights, max_epochs=1000)), 40, 1000)
+    assert data.order.quotas.tolist() == [256, 256, 512]
+    expected = {0: "null", 1: "null", 2: "b0", 3: "b1"}
+    assert all(share.source == expected[share.document % 4] for share in data.trace(0, 100))
+    with pytest.raises(Refused, match="edges cut a column of numbers, and 'url' is string"):
+        Dataset(opened, DataSpec(mix=Mix(by="url", edges=[0.5], weights={"b0": 1})), 40, 1000)
+    with pytest.raises(ValidationError, match="edges must rise"):
+        Mix(by="score", edges=[0.5, 0.2], weights={"b0": 1})
+
+
+@pytest.mark.parametrize("change", [-2, 2])
+def test_a_shard_of_another_length_is_refused(tmp_path: Path, change: int) -> None:
+    opened = train_corpus.write(tmp_path / "c", train_corpus.words(5))
+    path = tmp_path / "c/part-00000.bin"
+    data = path.read_bytes()
+    path.write_bytes(data[:change] if change < 0 else data + data[:change])
+    with pytest.raises(Refused, match=r"part-00000\.bin: holds [\d,]+ tokens, the manifest says [\d,]+"):
+        Dataset(opened, DataSpec(), 8, 1)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except Refused as error:
-        raise config.ConfigError(str(error)) from None
+        raise config.ConfigError(_printable(str(error))) from None
     except ModuleNotFoundError as error:
         wanted = {"torch": "'gristmill[train]'", "safetensors": "'gristmill[train]'", "tensorboard": "tensorboard"}
         if error.name not in wanted:
@@ -75,6 +75,10 @@ def _learned_from(recipe: Recipe, folder: str | Path | None, fingerprint: str) -
                   "put the corpus of then there, or train anew")  # fmt: skip
 
 
+def _say(line: str) -> None:
+    print(_printable(line))
+
+
 def _warn(line: str) -> None:
     print(_printable(line), file=sys.stderr)
 
@@ -100,7 +104,7 @@ def train(recipe: RecipeArg = DEFAULT, settings: Settings = ..., out: Out = None
         from pipeline.train import loop
 
         folder = out or Path("runs") / asked.name
-        done = loop.train(asked, corpus.open(asked.corpus), folder)
+        done = loop.train(asked, corpus.open(asked.corpus), folder, _say)
     print(f"{folder}: {done['steps']} steps, {done['tokens']:,} tokens, {done['cpu_seconds']:.0f} CPU-s")
 
 
@@ -205,8 +209,8 @@ def compare(
 
         comparing.refuse_set([setting.partition("=")[0].strip() for setting in settings])
         design = comparing.Design(tokens, tuple(range(1, seeds + 1)), _multiples(lrs))
-        text = comparing.compare(asked, [_folder(name) for name in corpora], design, out, heldout)
-    print(_printable(text))
+        text = comparing.compare(asked, [_folder(name) for name in corpora], design, out, heldout, _say)
+    _say(text)
 
 
 def _multiples(text: str) -> tuple[float, ...]:
