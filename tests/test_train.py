@@ -6,6 +6,7 @@ Needs the `train` extra; skipped where torch is not installed.
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -329,23 +330,17 @@ def test_a_checkpoint_of_an_earlier_version_is_not_gone_on_from(small: corpus.Co
         loop.train(recipe(small, steps=5), small, tmp_path, quiet)
 
 
-FULL = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
-"""
-
-
 @pytest.mark.parametrize("limit", [20_000, 100_000])
 def test_a_full_disk_is_told_and_the_run_goes_on_later(small: corpus.Corpus, tmp_path: Path, limit: int) -> None:
     """A limit on the size of files, as on a full disk: parameters do not fit, or they do and moments do not."""
     asked = recipe(small, steps=10)
-    (tmp_path / "r.json").write_text(asked.model_dump_json())
-    command = [sys.executable, "-c", FULL + SPAWN, str(tmp_path / "r.json"), str(tmp_path / "run"), str(limit)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 1
-    assert "NotSaved" in done.stderr.splitlines()[-1]
-    assert "run/step-5: the checkpoint could not be saved: " in done.stderr
-    assert "there is no earlier one, and the same command goes on" in done.stderr
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(checkpoint.NotSaved, match=r"step-5: the checkpoint could not be saved: .*; there is no"):
+            loop.train(asked, small, tmp_path / "run", quiet)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not [path for path in (tmp_path / "run").iterdir() if "step-" in path.name]
     loop.train(asked, small, tmp_path / "run", quiet)
     loop.train(asked, small, tmp_path / "whole", quiet)
