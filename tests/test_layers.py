@@ -49,7 +49,7 @@ MAP = {
     },
     "pipeline.console": {"pipeline.rundir"},
     "pipeline.train": set(),
-    "pipeline.train.recipe": set(),
+    "pipeline.train.recipe": {"pipeline.storage"},
     "pipeline.train.identity": {"pipeline.corpus", "pipeline.storage", "pipeline.train.recipe"},
     "pipeline.train.order": {"pipeline.train.recipe"},
     "pipeline.train.pack": set(),
@@ -78,13 +78,13 @@ MAP = {
     },
     "pipeline.train.compare": {
         "pipeline.corpus", "pipeline.storage", "pipeline.chart", "pipeline.train", "pipeline.train.checkpoint",
-        "pipeline.train.data", "pipeline.train.evaluate", "pipeline.train.identity", "pipeline.train.loop",
+        "pipeline.train.data", "pipeline.train.evaluate", "pipeline.train.loop",
         "pipeline.train.recipe",
     },
     "pipeline.train.cli": {
-        "pipeline.config", "pipeline.corpus", "pipeline.export", "pipeline.train", "pipeline.train.checkpoint",
-        "pipeline.train.compare", "pipeline.train.identity", "pipeline.train.loop", "pipeline.train.model",
-        "pipeline.train.ranks", "pipeline.train.recipe", "pipeline.train.report",
+        "pipeline.config", "pipeline.console", "pipeline.corpus", "pipeline.export", "pipeline.train",
+        "pipeline.train.checkpoint", "pipeline.train.compare", "pipeline.train.identity", "pipeline.train.loop",
+        "pipeline.train.model", "pipeline.train.ranks", "pipeline.train.recipe", "pipeline.train.report",
     },
     "pipeline.__main__": {
         "pipeline.bench", "pipeline.browse", "pipeline.config", "pipeline.console", "pipeline.corpus",

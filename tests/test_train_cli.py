@@ -96,7 +96,7 @@ def test_nothing_printed_steers_a_terminal(trained: Path, question: list[str]) -
 
 
 def test_sampled_controls_are_spelled_out(trained: Path) -> None:
-    assert typed("sample", "small", "--prompt", "a\x1b[2Jb\x9bc\rd\te\nf").startswith("a\\x1b[2Jb\\x9bc\\x0dd\te\nf")
+    assert typed("sample", "small", "--prompt", "a\x1b[2Jb\x9bc\rd\te\nf").startswith("a\\x1b[2Jb\\x9bc\\rd\te\nf")
 
 
 def test_another_recipe_in_a_used_folder_is_refused(trained: Path) -> None:

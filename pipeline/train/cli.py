@@ -1,7 +1,6 @@
 """The trainer's commands: train, eval, sample, trace, compare, export; torch is imported when they run."""
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from pydantic import ValidationError
 
-from pipeline import config, corpus, export
+from pipeline import config, console, corpus, export
 from pipeline.train import identity
 from pipeline.train.recipe import Recipe, Refused, read_record
 
@@ -33,7 +32,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except Refused as error:
-        raise config.ConfigError(_printable(str(error))) from None
+        raise config.ConfigError(str(error)) from None
     except ModuleNotFoundError as error:
         wanted = {"torch": "'gristmill[train]'", "safetensors": "'gristmill[train]'", "tensorboard": "tensorboard"}
         if error.name not in wanted:
@@ -75,22 +74,6 @@ def _learned_from(recipe: Recipe, folder: str | Path | None, fingerprint: str) -
                   "put the corpus of then there, or train anew")  # fmt: skip
 
 
-def _say(line: str) -> None:
-    print(_printable(line))
-
-
-def _warn(line: str) -> None:
-    print(_printable(line), file=sys.stderr)
-
-
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-
-
-def _printable(text: str) -> str:
-    """The text with control characters spelled out, so that what a model or a corpus says steers no terminal."""
-    return text.translate(_CONTROLS)
-
-
 def _json(value: Any) -> str:
     """JSON for a terminal: JSON itself escapes only the control characters below 32."""
     text = json.dumps(value, indent=1, ensure_ascii=False)
@@ -104,7 +87,7 @@ def train(recipe: RecipeArg = DEFAULT, settings: Settings = ..., out: Out = None
         from pipeline.train import loop
 
         folder = out or Path("runs") / asked.name
-        done = loop.train(asked, corpus.open(asked.corpus), folder, _say)
+        done = loop.train(asked, corpus.open(asked.corpus), folder, console.say)
     print(f"{folder}: {done['steps']} steps, {done['tokens']:,} tokens, {done['cpu_seconds']:.0f} CPU-s")
 
 
@@ -124,7 +107,7 @@ def _trained(run: str) -> Trained:
     folder = _folder(run)
     recipe = _recipe(folder)
     ranks.use_threads(recipe.train)
-    model, state = checkpoint.load(checkpoint.latest(folder, _warn))
+    model, state = checkpoint.load(checkpoint.latest(folder, console.fail))
     own = _learned_from(recipe, state.get("corpus_folder"), state.get("fingerprint", ""))
     return Trained(model, state["step"], recipe, own)
 
@@ -144,7 +127,7 @@ def eval_(
 
         model, step, recipe, own = _trained(run)
         facts = {"step": step, **report.examined(model, recipe, own, corpus.open(corpus_) if corpus_ else own, pairs)}
-    print(_json(facts) if as_json else _printable(report.told(facts, step)))
+    print(_json(facts) if as_json else console.visible(report.told(facts, step)))
 
 
 def sample(
@@ -163,7 +146,7 @@ def sample(
     eos = own.manifest["eos_id"]
     ids = [eos, *own.tokenizer.encode(prompt, add_special_tokens=False).ids]
     made = list(continued(model, ids, count, temperature, top_k, seed, stop=eos))
-    print(_printable(own.tokenizer.decode([*ids[1:], *made], skip_special_tokens=True)))
+    print(console.visible(own.tokenizer.decode([*ids[1:], *made], skip_special_tokens=True)))
 
 
 def trace(
@@ -189,7 +172,7 @@ def trace(
         print(f"sample {window['sample']}  loss {loss}  epoch {window['epoch']}")
         for part in window["documents"]:
             line = f"  {part['share']:6.1%}  {part.get('id')}  {part.get('source')}  {part.get('url') or ''}"
-            print(_printable(line))
+            console.say(line)
 
 
 def compare(
@@ -209,8 +192,8 @@ def compare(
 
         comparing.refuse_set([setting.partition("=")[0].strip() for setting in settings])
         design = comparing.Design(tokens, tuple(range(1, seeds + 1)), _multiples(lrs))
-        text = comparing.compare(asked, [_folder(name) for name in corpora], design, out, heldout, _say)
-    _say(text)
+        text = comparing.compare(asked, [_folder(name) for name in corpora], design, out, heldout, console.say)
+    console.say(text)
 
 
 def _multiples(text: str) -> tuple[float, ...]:

@@ -27,7 +27,6 @@ from pipeline.corpus import Corpus
 from pipeline.train import checkpoint, evaluate, loop
 from pipeline.train.data import Dataset
 from pipeline.train.evaluate import Text
-from pipeline.train.identity import hash_json
 from pipeline.train.recipe import Recipe, Refused, read_record
 
 _SHINGLE = 48
@@ -179,7 +178,7 @@ def compare(recipe: Recipe, paths: list[Path], design: Design, out: Path, heldou
         raise Refused(f"compare: {design.tokens:,} tokens are less than a batch")
     judges = {name: _judges(texts) for name, texts in judged_by.items()}
     runs = _planned(recipe, corpora, design, steps)
-    digest = hash_json([[run.digest for run in runs], list(judges.items())])
+    digest = storage.digest([[run.digest for run in runs], list(judges.items())])
     with storage.lock(out):
         _keep_other_report(out, digest, say)
         for warning in told["warnings"]:
@@ -213,7 +212,7 @@ def _planned(recipe: Recipe, corpora: dict[str, Corpus], design: Design, steps: 
 
 def _judges(texts: list[Text]) -> str:
     """A digest of the documents that judge: their ids, sizes, sources and languages."""
-    return hash_json([[text.ids.tolist(), text.n_bytes, text.source, text.lang] for text in texts])
+    return storage.digest([[text.ids.tolist(), text.n_bytes, text.source, text.lang] for text in texts])
 
 
 def _keep_other_report(out: Path, digest: str, say: Callable[[str], None]) -> None:

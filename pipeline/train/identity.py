@@ -4,7 +4,6 @@ A run folder holds `identity.json`, every checkpoint holds the same record in `s
 every field is the same, apart from those that `FREE` and `ROUNDING` list.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,8 +63,8 @@ class Identity(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """32 hexadecimal digits that depend on every field."""
-        return hash_json(self.fields)
+        """The SHA-256 of all fields, in hexadecimal."""
+        return storage.digest(self.fields)
 
     @property
     def corpus(self) -> str:
@@ -113,7 +112,7 @@ def exact(one: Identity, recipe: Recipe, *machine: str) -> str:
     Two runs with one such digest give the same figures, so that those of the first are those of the second.
     """
     fields = _flat(recipe.model_dump(mode="json"))
-    return hash_json([one.fields, {name: fields[name] for name in ROUNDING}, *machine])
+    return storage.digest([one.fields, {name: fields[name] for name in ROUNDING}, *machine])
 
 
 def _flat(raw: dict[str, Any]) -> dict[str, Any]:
@@ -125,11 +124,6 @@ def _flat(raw: dict[str, Any]) -> dict[str, Any]:
         else:
             found[name] = value
     return found
-
-
-def hash_json(value: Any) -> str:
-    """32 hexadecimal digits of anything that JSON can say, whatever the order of its keys."""
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def write(folder: Path, record: Record) -> None:

@@ -2,11 +2,12 @@
 
 import hashlib
 import itertools
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline import storage
 
 
 class Refused(ValueError):
@@ -160,11 +161,11 @@ def read_record(path: Path, *keys: str) -> dict[str, Any] | None:
     Raises `Refused` with the file's name where it is no JSON object, or lacks one of `keys`.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        record = storage.read_json(path)
+    except storage.Damaged as error:
+        raise Refused(str(error)) from None
+    if record is None and not path.exists():
         return None
-    except ValueError as error:  # what is no UTF-8, and what is no JSON
-        raise Refused(f"{path}: is damaged, it is not JSON: {error}") from None
     if not isinstance(record, dict):
         raise Refused(f"{path}: is damaged, it holds no JSON object")
     if missing := [key for key in keys if key not in record]:
