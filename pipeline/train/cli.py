@@ -61,7 +61,7 @@ def _learned_from(recipe: Recipe, folder: str | Path | None, fingerprint: str) -
     """The corpus that a run learned from: where the recipe says, or in the folder that it was opened at.
 
     A corpus that grows has a new newest part each time, and the run learned from an older one. Raises `Refused` where
-    neither is the corpus of then: figures on another one would say nothing of this model.
+    neither is that corpus: figures on another one would say nothing of this model.
     """
     opened = corpus.open(recipe.corpus)
     if identity.fingerprint(opened) == fingerprint:
@@ -71,7 +71,7 @@ def _learned_from(recipe: Recipe, folder: str | Path | None, fingerprint: str) -
         if identity.fingerprint(opened) == fingerprint:
             return opened
     raise Refused(f"{recipe.corpus}: is not the corpus that the run learned from: its {corpus.MANIFEST} is another; "
-                  "put the corpus of then there, or train anew")  # fmt: skip
+                  "restore the corpus it learned from, or train again")  # fmt: skip
 
 
 def _json(value: Any) -> str:
@@ -161,7 +161,9 @@ def trace(
 
         recipe = _recipe(folder)
         if (record := identity.read(folder)) is None:
-            raise Refused(f"{folder}: no identity.json there, so nobody can tell which corpus the run learned from")
+            raise Refused(
+                f"{folder}: no identity.json there, which tells what corpus the run learned from; train again"
+            )
         own = _learned_from(recipe, record.corpus_folder, record.identity.corpus)
         windows = report.behind(recipe, own, folder, step)
     if as_json:

@@ -240,8 +240,8 @@ def _recorded(folder: Path, path: Path | None, state: dict[str, Any] | None) -> 
         record = identity.read(folder)
         return record and record.identity
     if missing := [name for name in ("identity", "schedules", "cpu_seconds") if name not in state]:
-        raise Refused(f"{path}: was written by an earlier version of the trainer and lacks {', '.join(missing)}, so "
-                      "nobody can tell whether its recipe is this one; give another --out, or remove it")  # fmt: skip
+        raise Refused(f"{path}: was written by an earlier version of the trainer and lacks {', '.join(missing)}: "
+                      "its recipe cannot be compared with this one; give another --out, or remove it")  # fmt: skip
     return Identity(state["identity"])
 
 
