@@ -161,9 +161,7 @@ def trace(
 
         recipe = _recipe(folder)
         if (record := identity.read(folder)) is None:
-            raise Refused(
-                f"{folder}: no identity.json there, which tells what corpus the run learned from; train again"
-            )
+            raise Refused(f"{folder}: no identity.json there, which names the corpus of the run; train again")
         own = _learned_from(recipe, record.corpus_folder, record.identity.corpus)
         windows = report.behind(recipe, own, folder, step)
     if as_json:
