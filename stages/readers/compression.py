@@ -1,7 +1,7 @@
 """Compressed files as a stream of plain bytes that knows where it is and says what is lost.
 
-gzip (any number of members), zstd (any number of frames), bz2 and xz, told by their first bytes, never by the name.
-Python's own file objects hide the two things that matter for dumps: where in the file a member starts, and that all
+gzip (any number of members), zstd and lz4 (any number of frames), bz2 and xz, told by their first bytes, never by the
+name. A zstd file may start with the dictionary of its frames, as the .warc.zst files of archive.org do. Python's own file objects hide the two things that matter for dumps: where in the file a member starts, and that all
 before a damage is good. Memory is bounded: a megabyte of input is never expanded further than a read asks for.
 """
 
@@ -24,7 +24,10 @@ _ERRORS: Any = (  # igzip_lib types its error class as an instance
     OSError,  # what bz2 says; nothing below is read from a disk
     ValueError,
     EOFError,
+    RuntimeError,  # what lz4 says
 )
+_DICTIONARY = b"\x5d\x2a\x4d\x18"  # first bytes of the skippable frame that holds a zstd dictionary
+_DICTIONARY_BYTES = 1 << 26  # a bigger dictionary is not read
 
 
 class Damaged(Exception):
@@ -43,16 +46,18 @@ def compression(head: bytes) -> str | None:
         return "gzip"
     if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F):
         return "zstd"
+    if head.startswith(b"\x04\x22\x4d\x18"):
+        return "lz4"
     if head.startswith(b"BZh") and head[4:10] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90"):
         return "bz2"
     return "xz" if head.startswith(b"\xfd7zXZ\x00") else None
 
 
 class _Zstd:
-    """One zstd frame, with the manners of `bz2.BZ2Decompressor`."""
+    """One zstd frame, with the methods of `bz2.BZ2Decompressor`."""
 
-    def __init__(self) -> None:
-        self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+    def __init__(self, decompressor: zstandard.ZstdDecompressor | None = None) -> None:
+        self._frame = (decompressor or _zstd_decompressor(None)).decompressobj()
         self._fed = b""
         self._plain = b""
 
@@ -77,12 +82,63 @@ class _Zstd:
         return given
 
 
-def _member(kind: str) -> Any:
+class _Lz4:
+    """One lz4 frame, with the methods of `bz2.BZ2Decompressor`."""
+
+    def __init__(self) -> None:
+        import lz4.frame  # few files are of this kind: the others do not need the library
+
+        self._frame = lz4.frame.LZ4FrameDecompressor()
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._frame.eof)
+
+    @property
+    def needs_input(self) -> bool:
+        return bool(self._frame.needs_input)
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._frame.unused_data or b""
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return bytes(self._frame.decompress(data, max_length))
+
+
+def _zstd_decompressor(dictionary: bytes | None) -> zstandard.ZstdDecompressor:
+    if dictionary is None:
+        return zstandard.ZstdDecompressor(max_window_size=1 << 31)
+    return zstandard.ZstdDecompressor(zstandard.ZstdCompressionDict(dictionary), max_window_size=1 << 31)
+
+
+def _dictionary(file: BinaryIO) -> bytes | None:
+    """The dictionary at the head of a zstd file, plain or compressed itself; None where there is none.
+
+    The format is that of archive.org: https://iipc.github.io/warc-specifications/specifications/warc-zstd/
+    """
+    file.seek(0)
+    head = file.read(8)
+    size = int.from_bytes(head[4:], "little")
+    if head[:4] != _DICTIONARY or size > _DICTIONARY_BYTES:
+        return None
+    data = file.read(size)
+    if compression(data) != "zstd":
+        return data or None
+    try:
+        return expand(data, "zstd", _DICTIONARY_BYTES)
+    except ValueError:
+        return None  # the frames that need it are counted as corrupt
+
+
+def _member(kind: str, zstd: zstandard.ZstdDecompressor | None = None) -> Any:
     """A decompressor of one member, frame or stream, with the methods of `bz2.BZ2Decompressor`."""
     if kind == "gzip":
         return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
     if kind == "zstd":
-        return _Zstd()
+        return _Zstd(zstd)
+    if kind == "lz4":
+        return _Lz4()
     return bz2.BZ2Decompressor() if kind == "bz2" else lzma.LZMADecompressor()
 
 
@@ -96,9 +152,9 @@ class Stream:
         self._file: BinaryIO = open(path, "rb")  # noqa: SIM115 (closed by close)
         self.size = self._file.seek(0, 2)
         self._file.seek(start)
-        head = self._file.read(16)
+        self.kind = None if plain else compression(self._file.read(16))
+        self._zstd = _zstd_decompressor(_dictionary(self._file)) if self.kind == "zstd" else None
         self._file.seek(start)
-        self.kind = None if plain else compression(head)
         self._read = start  # bytes of the file taken so far, absolute
         self._plain = 0  # plain bytes given so far
         self._starts: tuple[list[int], list[int]] = ([], [])  # members: place in the plain bytes, in the file
@@ -154,11 +210,9 @@ class Stream:
         del plains[:at], files[:at]
         return files[0], plain - plains[0]
 
-    def beyond(self, plain: int) -> int | None:
-        """Where in the file the first member after plain byte `plain` starts that was read and is not empty."""
-        plains, files = self._starts
-        at = bisect_right(plains, plain)
-        return files[at] if at < len(plains) and plains[at] < self._plain else None
+    def member(self) -> int:
+        """The place in the plain bytes where the member starts that is being read."""
+        return self._starts[0][-1] if self._starts[0] else 0
 
     def _expand(self, size: int) -> bytes:
         while True:
@@ -190,7 +244,7 @@ class Stream:
         start = self._read - len(self._left)
         self._starts[0].append(self._plain)
         self._starts[1].append(start)
-        self._member = _member(self.kind or "")
+        self._member = _member(self.kind or "", self._zstd)
         return True
 
 

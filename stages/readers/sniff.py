@@ -6,11 +6,11 @@ from pathlib import PurePath
 KINDS = ("warc", "html", "jsonl", "parquet", "csv", "tsv", "text")
 
 _SUFFIXES = {
-    ".warc": "warc", ".wet": "warc", ".html": "html", ".htm": "html", ".xhtml": "html", ".shtml": "html",
+    ".warc": "warc", ".wet": "warc", ".wat": "warc", ".arc": "warc", ".html": "html", ".htm": "html", ".xhtml": "html", ".shtml": "html",
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".pq": "parquet",
     ".csv": "csv", ".tsv": "tsv", ".txt": "text", ".text": "text", ".md": "text", ".rst": "text", "": "text",
 }  # fmt: skip
-_COMPRESSED = {".gz", ".zst", ".zstd", ".bz2", ".xz"}
+_COMPRESSED = {".gz", ".zst", ".zstd", ".lz4", ".bz2", ".xz"}
 _BINARY = (
     b"\x89PNG",
     b"GIF8",
@@ -25,10 +25,10 @@ _BINARY = (
 )
 _WIDE = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of UTF-16: full of NULs, and text
 _CONTROLS = bytes(code for code in range(0x20) if code not in b"\t\n\r\f\x1b")
-_HTML = re.compile(
-    rb"^(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body|meta|title)\b",
-    re.I | re.S,
-)
+_PROLOG = rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?\s*(?:<(?:\?[^>]*|!--(?:(?!-->).)*--)>\s*)*"
+_HTML = re.compile(_PROLOG + rb"<(?:!doctype\s+html|html|head|body|meta|title)\b", re.I | re.S)
+_PAGE = re.compile(_PROLOG + rb"<(?:!doctype\s+html|html|head|body)\b.*?<(?:head|body|title|meta|div|p|h1)\b", re.I | re.S)
+_ROOT = re.compile(_PROLOG + rb"(?:<!doctype\b[^>\[]*(?:\[[^\]]*\]\s*)?>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<([a-z][\w:.-]*)", re.I | re.S)
 _JSON = re.compile(rb'^(?:\xef\xbb\xbf)?\s*\{\s*(?:"|\})')
 
 
@@ -40,7 +40,7 @@ def suffix(name: str) -> str:
 
 def sniff(head: bytes, name: str) -> str | None:
     """One of `KINDS` for a file called `name` that starts with the plain bytes `head`; None for unknown."""
-    if head.startswith(b"WARC/"):
+    if head.startswith((b"WARC/", b"filedesc:")):  # the second is ARC, from before WARC
         return "warc"
     if head.startswith(b"PAR1"):
         return "parquet"
@@ -49,6 +49,8 @@ def sniff(head: bytes, name: str) -> str | None:
         return known
     if is_binary(head):
         return None
+    if known == "text" and is_page(head):
+        return "html"
     if known and suffix(name):
         return known
     if is_html(head):
@@ -57,11 +59,33 @@ def sniff(head: bytes, name: str) -> str | None:
 
 
 def is_html(head: bytes) -> bool:
-    return _HTML.match(head) is not None
+    """Whether these are the first bytes of an HTML page, or of one without its first tags."""
+    return _HTML.match(_narrow(head)) is not None
+
+
+def is_page(head: bytes) -> bool:
+    """Whether these are the first bytes of a whole HTML page, whatever it is said to be."""
+    return _PAGE.match(_narrow(head)) is not None
+
+
+def root(head: bytes) -> str:
+    """The name of the first element, in lower case; "" where there is none."""
+    match = _ROOT.match(_narrow(head))
+    return match[1].decode().lower() if match else ""
 
 
 def is_binary(head: bytes) -> bool:
     """Whether these are the first bytes of an image, an archive or the like: nothing that a charset makes text of."""
     if head.startswith(_WIDE):
         return False
+    head = _narrow(head)
     return head.startswith(_BINARY) or len(head) - len(head.translate(None, _CONTROLS)) > 0.03 * len(head)
+
+
+def _narrow(head: bytes) -> bytes:
+    """`head` without the NULs of UTF-16, where every second byte is one, as in markup."""
+    pairs = len(head) // 2
+    if head[: 2 * pairs : 2].count(0) + head[1::2].count(0) < pairs // 2:
+        return head
+    high = max(head[::2].count(0), head[1::2].count(0))
+    return head.replace(b"\0", b"") if high > 0.6 * pairs and head.count(0) - high <= 0.02 * pairs else head
