@@ -353,7 +353,9 @@ class _Cutter:
 def header_fields(head: str) -> dict[str, str]:
     """The fields of a header, without its first line: names in lower case; of several of a name, the first."""
     fields: dict[str, str] = {}
-    for line in _FOLD.sub(" ", head).split("\n")[1:]:
+    if "\n " in head or "\n\t" in head:
+        head = _FOLD.sub(" ", head)
+    for line in head.split("\n")[1:]:
         name, colon, value = line.partition(":")
         if colon:
             fields.setdefault(name.strip().lower(), value.strip(" \t\r"))

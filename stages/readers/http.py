@@ -73,7 +73,7 @@ def media(declared: str, body: bytes, charset: str | None = None) -> str | None:
     A whole HTML page is one whatever text it is declared as, and XML is a page where it is XHTML.
     """
     head = body[:_HEAD]
-    if never_page(declared) or (is_binary(head) and not (canonical(charset) or "").startswith("utf-16")):
+    if never_page(declared) or (is_binary(head[:4096]) and not (canonical(charset) or "").startswith("utf-16")):
         return None
     if declared == "text/html":
         return "text/html"

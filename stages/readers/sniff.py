@@ -79,13 +79,18 @@ def is_binary(head: bytes) -> bool:
     if head.startswith(_WIDE):
         return False
     head = _narrow(head)
-    return head.startswith(_BINARY) or len(head) - len(head.translate(None, _CONTROLS)) > 0.03 * len(head)
+    if head.startswith(_BINARY):
+        return True
+    controls = len(head) - len(head.translate(None, _CONTROLS))
+    if controls > 0.03 * len(head) and is_html(head):
+        controls -= head.count(0)  # NULs in a page do no harm
+    return controls > 0.03 * len(head)
 
 
 def _narrow(head: bytes) -> bytes:
     """`head` without the NULs of UTF-16, where every second byte is one, as in markup."""
-    pairs = len(head) // 2
-    if head[: 2 * pairs : 2].count(0) + head[1::2].count(0) < pairs // 2:
+    nuls = head.count(0)
+    if nuls < len(head) // 4:
         return head
     high = max(head[::2].count(0), head[1::2].count(0))
-    return head.replace(b"\0", b"") if high > 0.6 * pairs and head.count(0) - high <= 0.02 * pairs else head
+    return head.replace(b"\0", b"") if nuls - high <= 0.05 * nuls else head
