@@ -22,19 +22,19 @@ _BEHIND = 16  # bytes looked at behind a block: line ends and the start of the n
 _BLANK = re.compile(rb"\n\r?\n")
 _FOLD = re.compile(r"\r?\n[ \t]+")
 _WARC = rb"WARC/[01]\.\d{1,2}[ \t]*\r?\n(?i:warc-[a-z-]{2,40}|content-[a-z-]{2,20})[ \t]*:"
-_ARC = (  # ARC 1 and 2: http://archive.org/web/researcher/ArcFileFormat.php
-    rb"(?P<url>[A-Za-z][A-Za-z0-9+.-]{1,20}:[^\r\n]{0,4000}?) (?P<ip>[0-9.]{7,15}|[0-9A-Fa-f:]{2,39}) "
-    rb"(?P<date>\d{14}) (?P<mime>[^\r\n]{1,200}?) (?:\S{1,99} \S{1,99} \S{1,2000} \d{1,15} \S{1,999} )?"
-    rb"(?P<length>\d{1,15})\r?\n"
+_ARC = (  # behind the address; ARC 1 and 2: http://archive.org/web/researcher/ArcFileFormat.php
+    rb" (?P<ip>[0-9.]{7,15}|[0-9A-Fa-f:]{2,39}) (?P<date>\d{14}) (?P<mime>[^\x00-\x20]{1,99}(?:; ?[^\x00-\x20]{1,99})?) "
+    rb"(?:\S{1,99} \S{1,99} \S{1,2000} \d{1,15} \S{1,999} )?(?P<length>\d{1,15})\r?\n"
 )
-_ARC_HEADER = re.compile(_ARC)
-_NEXT = {"warc": re.compile(_WARC), "arc": re.compile(b"(?m:^)" + _ARC)}
-_EITHER = re.compile(_WARC + b"|(?m:^)" + _ARC)
+_ARC_HEADER = re.compile(rb"(?P<url>[A-Za-z][A-Za-z0-9+.-]{1,20}:[^\x00-\x1f]{0,4000}?)" + _ARC)
+_ARC_ANYWHERE = rb"(?:(?m:^)[a-z]{2,9}|https?|ftp|dns):[^\x00-\x20]{1,4000}" + re.sub(rb"P<[a-z]+>", b":", _ARC)
+_NEXT = {"warc": re.compile(_WARC), "arc": re.compile(_ARC_ANYWHERE)}
+_EITHER = re.compile(_WARC + b"|" + _ARC_ANYWHERE)
 _LINE_ENDS = re.compile(rb"[\r\n]*")
 _TRAILER = {"warc": re.compile(rb"\r?\n\r?\n\Z"), "arc": re.compile(rb"\r?\n\Z")}
 _MAGIC = {"gzip": rb"\x1f\x8b\x08", "zstd": rb"\x28\xb5\x2f\xfd", "lz4": rb"\x04\x22\x4d\x18"}
 _MEMBER = {kind: re.compile(magic) for kind, magic in _MAGIC.items()}
-_ANY = re.compile(b"|".join([*_MAGIC.values(), _WARC, b"(?m:^)" + _ARC]))
+_ANY = re.compile(b"|".join([*_MAGIC.values(), _WARC, _ARC_ANYWHERE]))
 
 
 class Record(NamedTuple):
@@ -220,7 +220,7 @@ class _Cutter:
                 return None
         stop, body = blank.start(), blank.end()
         border = self._border(start)
-        if self._buffer.find(b"\nWARC/", 0, stop) >= 0 or (border is not None and border < start + body):
+        if _NEXT["warc"].search(self._buffer, 1, body) or (border is not None and border < start + body):
             return None  # it breaks off, and another record follows
         fields = header_fields(self._buffer[:stop].decode("utf-8", "replace"))
         known = "content-length" in fields or "warc-type" in fields or "warc-record-id" in fields
@@ -229,8 +229,8 @@ class _Cutter:
     def _arc_header(self, start: int) -> tuple[dict[str, str], int] | None:
         self._fill(start + _OVERLAP)
         line = _ARC_HEADER.match(self._buffer)
-        if not line:
-            return None
+        if not line or (b" " in line["url"] and _NEXT["arc"].search(self._buffer, 1, line.end())):
+            return None  # or one that breaks off, and another record follows
         self._format = "arc"
         url, mime, date = (line[name].decode("utf-8", "replace") for name in ("url", "mime", "date"))
         day = f"{date[:4]}-{date[4:6]}-{date[6:8]}T{date[8:10]}:{date[10:12]}:{date[12:]}Z"
@@ -254,7 +254,7 @@ class _Cutter:
             if border is not None and (end is None or border < end):
                 return self._cut(body, border, length)
             if end is not None and (self._ended or self._reach() >= end + _BEHIND):
-                if self._ends_at(end):
+                if self._ends_at(end, body, found):
                     return _Block(end, end, whole=True)
                 if found is not None and found < self._base:
                     raise _WrongLength
@@ -273,15 +273,26 @@ class _Cutter:
     def _beyond_file(self, end: int) -> bool:
         return self._stream.kind is None and self._stream.place(end)[0] > self._stream.size
 
-    def _ends_at(self, end: int) -> bool:
-        """Whether a record can end here: at line ends, and at what may follow them."""
+    def _ends_at(self, end: int, body: int, found: int | None) -> bool:
+        """Whether the block ends here: line ends follow it, and what may follow these.
+
+        Where something else follows, the next record may be damaged, or the length wrong. It is right if a record's
+        last line ends follow, and no record starts inside the block.
+        """
         if self._reach() < end:
             return False
-        behind = bytes(self._buffer[end - self._base :][:_BEHIND])
+        at = end - self._base
+        behind = bytes(self._buffer[at : at + _BEHIND])
         rest = behind.lstrip(b"\r\n")
-        if not rest or self._starts_record(end + len(behind) - len(rest)):
+        new_line = rest != behind or self._buffer[at - 1 : at] == b"\n" or end in self._borders
+        if not rest or (new_line and self._starts_record(end + len(behind) - len(rest))):
             return True
-        return behind.startswith((b"\r\n\r\n", b"\n\n") if self._format == "warc" else (b"\n", b"\r\n"))
+        closed = behind.startswith((b"\r\n\r\n", b"\n\n") if self._format == "warc" else (b"\n", b"\r\n"))
+        return (
+            closed
+            and found is None
+            and not _NEXT[self._format].search(self._buffer, max(0, body - self._base), at + _BEHIND)
+        )
 
     def _cut(self, body: int, stop: int, length: int | None) -> _Block:
         """The block of a record with a wrong length: it ends where the next record starts, at `stop`.

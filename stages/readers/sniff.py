@@ -27,8 +27,12 @@ _WIDE = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of UTF-16: full of NULs, 
 _CONTROLS = bytes(code for code in range(0x20) if code not in b"\t\n\r\f\x1b")
 _PROLOG = rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?\s*(?:<(?:\?[^>]*|!--(?:(?!-->).)*--)>\s*)*"
 _HTML = re.compile(_PROLOG + rb"<(?:!doctype\s+html|html|head|body|meta|title)\b", re.I | re.S)
-_PAGE = re.compile(_PROLOG + rb"<(?:!doctype\s+html|html|head|body)\b.*?<(?:head|body|title|meta|div|p|h1)\b", re.I | re.S)
-_ROOT = re.compile(_PROLOG + rb"(?:<!doctype\b[^>\[]*(?:\[[^\]]*\]\s*)?>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<([a-z][\w:.-]*)", re.I | re.S)
+_PAGE = re.compile(
+    _PROLOG + rb"<(?:!doctype\s+html|html|head|body)\b.*?<(?:head|body|title|meta|div|p|h1)\b", re.I | re.S
+)
+_ROOT = re.compile(
+    _PROLOG + rb"(?:<!doctype\b[^>\[]*(?:\[[^\]]*\]\s*)?>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<([a-z][\w:.-]*)", re.I | re.S
+)
 _JSON = re.compile(rb'^(?:\xef\xbb\xbf)?\s*\{\s*(?:"|\})')
 
 
