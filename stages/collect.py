@@ -1,4 +1,4 @@
-"""Brings documents in from WARC, WET, HTML, JSONL, Parquet, CSV, TSV and text files, compressed or not.
+"""Brings documents in from WARC, WET, ARC, HTML, JSONL, Parquet, CSV, TSV and text files, compressed or not.
 
 Every record met becomes a row, one that cannot become a document with the reason why, so that what entered can be
 balanced against what came out. A document's `id` is a hash of its file's name below the folder given and of its place
@@ -25,7 +25,7 @@ from stages.readers.rows import Batch, Fields, Row
 from stages.readers.sniff import sniff
 
 _MAX_PIECES = 20_000  # of one partition, however small they are
-_COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+_COMPRESSED = (".gz", ".zst", ".lz4", ".bz2", ".xz")
 _EXPANSION = 4  # what web pages and text come to unpacked, roughly; only for packing small files together
 _HEAD = 4096  # bytes a file's format is told by
 

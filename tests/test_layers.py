@@ -114,11 +114,12 @@ HOMES = {
     "safetensors": {"pipeline.train.checkpoint"},
     "tokenizers": {"pipeline.corpus", "stages.tokens"},  # read back, made
     "fastokens": {"stages.tokens"},
-    "fastwarc": {"stages.readers.http", "stages.readers.warc"},
+    "fastwarc": {"stages.readers.http"},  # brotli
     "fasttext": {"stages.learning.classifier"},  # trains; the kernel reads, and is judged by it in tests
     "pycld2": {"stages.language"},
     "orjson": {"stages.readers.records", "stages.readers.rows"},
     "zstandard": {"stages.readers.compression"},
+    "lz4": {"stages.readers.compression"},
     "isal": {"stages.readers.compression"},
     "trafilatura": {"stages.extract"},
 }

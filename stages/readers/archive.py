@@ -19,19 +19,21 @@ _WINDOW = 1 << 20  # bytes searched at a time for the next member
 _OVERLAP = 1 << 13  # bytes of a window searched again with the next one: longer than the start of any record
 _HEADER_LIMIT = 1 << 20  # bytes; what is longer is no header
 _BEHIND = 16  # bytes looked at behind a block: line ends and the start of the next record
-_BLANK = re.compile(rb"\n\r?\n")
-_FOLD = re.compile(r"\r?\n[ \t]+")
-_WARC = rb"WARC/[01]\.\d{1,2}[ \t]*\r?\n(?i:warc-[a-z-]{2,40}|content-[a-z-]{2,20})[ \t]*:"
+_FOLD = re.compile(r"\r*\n[ \t]+")
+_WARC = rb"WARC/[01]\.\d{1,2}[ \t]*\r{0,2}\n(?i:warc-[a-z-]{2,40}|content-[a-z-]{2,20})[ \t]*:"
+_HEADER_END = re.compile(rb"(?P<blank>\n\r{0,2}\n)|" + _WARC)
 _ARC = (  # behind the address; ARC 1 and 2: http://archive.org/web/researcher/ArcFileFormat.php
-    rb" (?P<ip>[0-9.]{7,15}|[0-9A-Fa-f:]{2,39}) (?P<date>\d{14}) (?P<mime>[^\x00-\x20]{1,99}(?:; ?[^\x00-\x20]{1,99})?) "
-    rb"(?:\S{1,99} \S{1,99} \S{1,2000} \d{1,15} \S{1,999} )?(?P<length>\d{1,15})\r?\n"
+    rb" (?P<ip>[0-9.]{7,15}|[0-9A-Fa-f:]{2,39}) (?P<date>\d{8,18}) "
+    rb"(?P<mime>[^\x00-\x20]{1,99}(?:; ?[^\x00-\x20]{1,99})?) "
+    rb"(?:\S{1,99} \S{1,99} \S{1,2000} \d{1,15} \S{1,999} )?(?P<length>[^\x00-\x20]{1,15})\r{0,2}\n"
 )
 _ARC_HEADER = re.compile(rb"(?P<url>[A-Za-z][A-Za-z0-9+.-]{1,20}:[^\x00-\x1f]{0,4000}?)" + _ARC)
 _ARC_ANYWHERE = rb"(?:(?m:^)[a-z]{2,9}|https?|ftp|dns):[^\x00-\x20]{1,4000}" + re.sub(rb"P<[a-z]+>", b":", _ARC)
 _NEXT = {"warc": re.compile(_WARC), "arc": re.compile(_ARC_ANYWHERE)}
 _EITHER = re.compile(_WARC + b"|" + _ARC_ANYWHERE)
 _LINE_ENDS = re.compile(rb"[\r\n]*")
-_TRAILER = {"warc": re.compile(rb"\r?\n\r?\n\Z"), "arc": re.compile(rb"\r?\n\Z")}
+_CLOSED = {"warc": re.compile(rb"\r{0,2}\n\r{0,2}\n"), "arc": re.compile(rb"\r{0,2}\n")}
+_TRAILER = {"warc": re.compile(rb"\r{0,2}\n\r{0,2}\n\Z"), "arc": re.compile(rb"\r{0,2}\n\Z")}
 _MAGIC = {"gzip": rb"\x1f\x8b\x08", "zstd": rb"\x28\xb5\x2f\xfd", "lz4": rb"\x04\x22\x4d\x18"}
 _MEMBER = {kind: re.compile(magic) for kind, magic in _MAGIC.items()}
 _ANY = re.compile(b"|".join([*_MAGIC.values(), _WARC, _ARC_ANYWHERE]))
@@ -126,11 +128,9 @@ class _Cutter:
             start = self._base
             header = self._header(start)
             if header is None:
-                if self._stream.kind is None:
-                    place = self._stream.place(start)[0]
-                    self.gap = _Gap(place, place, truncated=False)
-                    return
                 yield from self._garbage(start)
+                if self.gap:
+                    return
                 continue
             fields, body = header
             self.last = self._stream.place(start)
@@ -213,14 +213,14 @@ class _Cutter:
         if not self._buffer.startswith(b"WARC/"):
             return self._arc_header(start)
         self._format = "warc"
-        scanned = 0
-        while not (blank := _BLANK.search(self._buffer, scanned)):
-            scanned = max(0, len(self._buffer) - 2)
+        scanned = 1
+        while not (found := _HEADER_END.search(self._buffer, scanned)):
+            scanned = max(1, len(self._buffer) - _OVERLAP)
             if scanned > _HEADER_LIMIT or not self._more():
                 return None
-        stop, body = blank.start(), blank.end()
+        stop, body = found.start(), found.end()
         border = self._border(start)
-        if _NEXT["warc"].search(self._buffer, 1, body) or (border is not None and border < start + body):
+        if not found["blank"] or (border is not None and border < start + body):
             return None  # it breaks off, and another record follows
         fields = header_fields(self._buffer[:stop].decode("utf-8", "replace"))
         known = "content-length" in fields or "warc-type" in fields or "warc-record-id" in fields
@@ -233,7 +233,8 @@ class _Cutter:
             return None  # or one that breaks off, and another record follows
         self._format = "arc"
         url, mime, date = (line[name].decode("utf-8", "replace") for name in ("url", "mime", "date"))
-        day = f"{date[:4]}-{date[4:6]}-{date[6:8]}T{date[8:10]}:{date[10:12]}:{date[12:]}Z"
+        date = date.ljust(14, "0")
+        day = f"{date[:4]}-{date[4:6]}-{date[6:8]}T{date[8:10]}:{date[10:12]}:{date[12:14]}Z"
         return {
             "warc-type": "warcinfo" if url.lower().startswith("filedesc:") else "response",
             "warc-target-uri": url,
@@ -287,7 +288,7 @@ class _Cutter:
         new_line = rest != behind or self._buffer[at - 1 : at] == b"\n" or end in self._borders
         if not rest or (new_line and self._starts_record(end + len(behind) - len(rest))):
             return True
-        closed = behind.startswith((b"\r\n\r\n", b"\n\n") if self._format == "warc" else (b"\n", b"\r\n"))
+        closed = _CLOSED[self._format].match(behind) is not None
         return (
             closed
             and found is None
@@ -299,7 +300,7 @@ class _Cutter:
 
         It is whole if it ends as records do, or if its member ends there and no length says otherwise.
         """
-        tail = self._buffer[max(body, stop - 4) - self._base : stop - self._base]
+        tail = self._buffer[max(body, stop - 6) - self._base : stop - self._base]
         trailer = _TRAILER[self._format].search(tail)
         end = stop - (len(tail) - trailer.start() if trailer else 0)
         breaks_off = self._damage.start == self.last[0] if self._damage else self._stream.kind is None
@@ -323,11 +324,15 @@ class _Cutter:
     # what is lost
 
     def _garbage(self, start: int) -> Iterator[Lost]:
-        """Step over what is no record, to the next one in the stream."""
+        """Step over what is no record, to the next one in the stream.
+
+        Sets `gap` where the bytes are not compressed and a compressed member may follow: its file's start is damaged.
+        """
         place = self._stream.place(start)
+        pattern = _EITHER if self._stream.kind else _ANY
         scanned = start + 1
         while True:
-            found = _EITHER.search(self._buffer, scanned - self._base)
+            found = pattern.search(self._buffer, scanned - self._base)
             border = self._border(start)
             places = [self._base + found.start()] if found else []
             places += [border] if border is not None else []
@@ -336,23 +341,29 @@ class _Cutter:
             scanned = max(scanned, self._reach() - _OVERLAP)
             self._forget(max(self._base, scanned - 1))
         stop = min(places, default=self._reach())
-        if places or not self._damage or place[0] != self._damage.start:
-            yield self._lost(place, start, stop)
+        if found and not self._stream.kind and not _EITHER.match(self._buffer, found.start()):
+            self.gap = _Gap(place[0], self._stream.place(stop)[0] - 1, truncated=False)
+        elif places or not self._damage or place[0] != self._damage.start:
+            yield self._lost(place, start, stop)._replace(truncated=False)
         self._forget(stop)
 
     def _lost(self, place: tuple[int, int], start: int, stop: int) -> Lost:
         """The stretch between two places of the stream; `place` is where its start lies in the file."""
         at_end = self._ended and stop == self._reach()
-        member, depth = (self._stream.size, 0) if at_end and not self._damage else self._stream.place(stop)
+        member = self._stream.size if at_end and not self._damage else self._stream.place(stop)[0]
         size = member - place[0] if place[1] == 0 and member != place[0] else stop - start
         return Lost(place, size, truncated=at_end and self._stream.kind is None)
 
     def _sound(self, damage: Damaged, block: _Block) -> bool:
         """Whether the latest record is good although the stream breaks off behind it or in it.
 
-        It is if its member ends before the damage, or if the file is one long member that was good up to its end.
+        It is if its member ends before the damage, if another record follows it before the damage, or if the file is
+        one long member that was good up to its end.
         """
         if self.last[0] != damage.start:
+            return True
+        behind = _LINE_ENDS.match(self._buffer, block.after - self._base)
+        if behind and self._starts_record(self._base + behind.end()):
             return True
         return block.whole and self.last[1] > 0 and damage.truncated
 
@@ -388,8 +399,9 @@ def _resync(path: str, kind: str | None, after: int) -> int | None:
         window = file.read(_WINDOW)
         while window:
             for match in pattern.finditer(window):
-                if place + match.start() > after and _readable(path, place + match.start()):
-                    return place + match.start()
+                candidate = place + match.start()
+                if candidate > after and (_EITHER.match(window, match.start()) or _readable(path, candidate)):
+                    return candidate
             place, window = _slide(file, place, window)
     return None
 

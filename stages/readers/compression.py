@@ -1,7 +1,8 @@
 """Compressed files as a stream of plain bytes that knows where it is and says what is lost.
 
 gzip (any number of members), zstd and lz4 (any number of frames), bz2 and xz, told by their first bytes, never by the
-name. A zstd file may start with the dictionary of its frames, as the .warc.zst files of archive.org do. Python's own file objects hide the two things that matter for dumps: where in the file a member starts, and that all
+name. A zstd file may start with the dictionary of its frames, as the .warc.zst files of archive.org do.
+Python's own file objects hide the two things that matter for dumps: where in the file a member starts, and that all
 before a damage is good. Memory is bounded: a megabyte of input is never expanded further than a read asks for.
 """
 

@@ -12,7 +12,7 @@ from stages.readers.compression import expand
 from stages.readers.sniff import is_binary, is_html, is_page, root
 
 _STATUS = re.compile(rb"HTTP(?:/[\d.]{1,5})?[ \t]+(\d{3})(?!\d)", re.IGNORECASE)
-_BLANK = re.compile(rb"\n\r?\n")
+_BLANK = re.compile(rb"\n\r{0,2}\n")
 _CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([^\s;"',]+)""", re.IGNORECASE)
 _CHUNK_SIZE = re.compile(rb"\s*([0-9A-Fa-f]{1,15})[^\r\n]{0,200}\r?\n")
 _KINDS = {"gzip": "gzip", "x-gzip": "gzip", "zstd": "zstd", "deflate": "zlib", "br": "br"}

@@ -6,7 +6,8 @@ from pathlib import PurePath
 KINDS = ("warc", "html", "jsonl", "parquet", "csv", "tsv", "text")
 
 _SUFFIXES = {
-    ".warc": "warc", ".wet": "warc", ".wat": "warc", ".arc": "warc", ".html": "html", ".htm": "html", ".xhtml": "html", ".shtml": "html",
+    ".warc": "warc", ".wet": "warc", ".wat": "warc", ".arc": "warc",
+    ".html": "html", ".htm": "html", ".xhtml": "html", ".shtml": "html",
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".pq": "parquet",
     ".csv": "csv", ".tsv": "tsv", ".txt": "text", ".text": "text", ".md": "text", ".rst": "text", "": "text",
 }  # fmt: skip

@@ -15,6 +15,7 @@ from stages.readers import archive, http
 from stages.readers.archive import Lost, Record
 from stages.readers.charset import decode
 from stages.readers.rows import Fields, Row, json_text, lost
+from stages.readers.sniff import is_page
 
 _ROWS = ("response", "resource", "revisit", "conversion")  # the record types that have a row each
 _NO_ROWS = ("warcinfo", "request", "metadata", "continuation")
@@ -80,8 +81,10 @@ def _row(record: Record, kind: str, fields: Fields, seen: set[int]) -> Row:
         return row._replace(reason="crawler_record")
     if head and head.status != 200:
         return row._replace(reason="http_status", value=head.status, limit=200)
-    if kind == "response" and head is None and block_type == "application/http":
-        said = None if http.is_page(record.block[:_HEAD]) else "application/http"
+    if kind == "response" and head is None:  # not of the web: dns, whois; or a page without its HTTP header
+        if not is_page(record.block[:_HEAD]):
+            return row._replace(reason="not_html")
+        said = said if block_type == "text/html" else "text/html"
     return _document(row, record, said, head, fields.limit)
 
 
