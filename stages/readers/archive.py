@@ -25,7 +25,7 @@ _HEADER_END = re.compile(rb"(?P<blank>\n\r{0,2}\n)|" + _WARC)
 _ARC = (  # behind the address; ARC 1 and 2: http://archive.org/web/researcher/ArcFileFormat.php
     rb" (?P<ip>[0-9.]{7,15}|[0-9A-Fa-f:]{2,39}) (?P<date>\d{8,18}) "
     rb"(?P<mime>[^\x00-\x20]{1,99}(?:; ?[^\x00-\x20]{1,99})?) "
-    rb"(?:\S{1,99} \S{1,99} \S{1,2000} \d{1,15} \S{1,999} )?(?P<length>[^\x00-\x20]{1,15})\r{0,2}\n"
+    rb"(?:\S{1,99} \S{1,99} \S{1,2000} \d{1,15} \S{1,999} )?(?P<length>[^\x00-\x20]{1,30})\r{0,2}\n"
 )
 _ARC_HEADER = re.compile(rb"(?P<url>[A-Za-z][A-Za-z0-9+.-]{1,20}:[^\x00-\x1f]{0,4000}?)" + _ARC)
 _ARC_ANYWHERE = rb"(?:(?m:^)[a-z]{2,9}|https?|ftp|dns):[^\x00-\x20]{1,4000}" + re.sub(rb"P<[a-z]+>", b":", _ARC)
@@ -79,8 +79,6 @@ def records(path: str, hold: int, wanted: Collection[str]) -> Iterator[Record | 
 
     Blocks of up to `hold` bytes are given whole, of records whose type (`warc-type`, in lower case) is `wanted`.
     """
-    with Stream(path) as whole:
-        kind, size = whole.kind, whole.size
     start: int | None = 0
     skip, believing = 0, True
     while start is not None:
@@ -95,8 +93,8 @@ def records(path: str, hold: int, wanted: Collection[str]) -> Iterator[Record | 
         if cutter.gap is None:
             return
         gap = cutter.gap
-        start = _resync(path, kind, gap.after)
-        end = size if start is None else start
+        start = gap.after if _goes_on(path, gap.after, stream.kind) else _resync(path, stream.kind, gap.after)
+        end = stream.size if start is None else start
         if end > gap.start or start is None:
             yield Lost((gap.start, 0), end - gap.start, gap.truncated and start is None)
 
@@ -330,7 +328,7 @@ class _Cutter:
         """
         place = self._stream.place(start)
         pattern = _EITHER if self._stream.kind else _ANY
-        scanned = start + 1
+        scanned = start + (1 if _EITHER.match(self._buffer) else 0)
         while True:
             found = pattern.search(self._buffer, scanned - self._base)
             border = self._border(start)
@@ -404,6 +402,13 @@ def _resync(path: str, kind: str | None, after: int) -> int | None:
                     return candidate
             place, window = _slide(file, place, window)
     return None
+
+
+def _goes_on(path: str, place: int, kind: str | None) -> bool:
+    """Whether a record starts here that is compressed otherwise than `kind`: files are put together of both."""
+    with Stream(path, place) as stream:
+        other = stream.kind
+    return kind is not None and other != kind and _readable(path, place)
 
 
 def _slide(file: BinaryIO, place: int, window: bytes) -> tuple[int, bytes]:

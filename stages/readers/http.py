@@ -20,7 +20,7 @@ _NO_PAGE = re.compile(
     r"(?:image|video|audio|font|model|multipart|message)/"
     r"|text/(?:css|csv|javascript|calendar|vcard|dns|vtt|rtf|tab-separated-values)$"
     r"|application/(?:json|javascript|x-javascript|ecmascript|pdf|zip|gzip|x-gzip|wasm|rtf|msword|postscript"
-    r"|warc-fields|http|vnd\.|x-shockwave|x-font|x-tar|x-bzip|x-7z|x-rar|java-archive|x-protobuf|grpc)"
+    r"|warc-fields|http$|vnd\.(?!.*\+xml$)|x-shockwave|x-font|x-tar|x-bzip|x-7z|x-rar|java-archive|x-protobuf|grpc)"
     r"|.*\+(?:json|zip|cbor|protobuf)$"
 )
 """Media types that are known to be no page. What is of another unknown type is told by its content."""
