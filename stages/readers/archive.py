@@ -109,7 +109,7 @@ class _Cutter:
         self.gap: _Gap | None = None
         self.last: tuple[int, int] = (-1, 0)  # where the latest record starts
         self._stream, self._hold, self._wanted, self._believing = stream, hold, wanted, believing
-        self._format = "warc"
+        self._format = ""
         self._buffer = bytearray()
         self._base = 0  # place of the buffer's first byte
         self._borders: deque[int] = deque()  # places where members start
@@ -185,12 +185,12 @@ class _Cutter:
     # where a record starts
 
     def _starts_record(self, place: int) -> bool:
-        """Whether a record of the format read last starts here."""
+        """Whether a record starts here, of the format of the record before."""
         self._fill(place + (_BEHIND if self._format == "warc" else _OVERLAP))
         at = place - self._base
-        if self._format == "warc":
-            return self._buffer.startswith(b"WARC/", at)
-        return _ARC_HEADER.match(self._buffer, at) is not None
+        if self._buffer.startswith(b"WARC/", at):
+            return True
+        return self._format != "warc" and _ARC_HEADER.match(self._buffer, at) is not None
 
     def _border(self, start: int) -> int | None:
         """The first member behind `start` that starts with a record, among those read so far."""
@@ -273,10 +273,10 @@ class _Cutter:
         return self._stream.kind is None and self._stream.place(end)[0] > self._stream.size
 
     def _ends_at(self, end: int, body: int, found: int | None) -> bool:
-        """Whether the block ends here: line ends follow it, and what may follow these.
+        """Whether the block ends here, by what follows: the line ends of a record, and another record or nothing.
 
-        Where something else follows, the next record may be damaged, or the length wrong. It is right if a record's
-        last line ends follow, and no record starts inside the block.
+        Where only one of the two follows, the next record may be damaged, or the length wrong: it is right if no record
+        starts inside the block.
         """
         if self._reach() < end:
             return False
@@ -284,14 +284,12 @@ class _Cutter:
         behind = bytes(self._buffer[at : at + _BEHIND])
         rest = behind.lstrip(b"\r\n")
         new_line = rest != behind or self._buffer[at - 1 : at] == b"\n" or end in self._borders
-        if not rest or (new_line and self._starts_record(end + len(behind) - len(rest))):
-            return True
+        followed = not rest or (new_line and self._starts_record(end + len(behind) - len(rest)))
         closed = _CLOSED[self._format].match(behind) is not None
-        return (
-            closed
-            and found is None
-            and not _NEXT[self._format].search(self._buffer, max(0, body - self._base), at + _BEHIND)
-        )
+        if followed and closed:
+            return True
+        inside = found is not None or _NEXT[self._format].search(self._buffer, max(0, body - self._base), at + _BEHIND)
+        return (followed or closed) and not inside
 
     def _cut(self, body: int, stop: int, length: int | None) -> _Block:
         """The block of a record with a wrong length: it ends where the next record starts, at `stop`.
