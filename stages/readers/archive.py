@@ -20,8 +20,8 @@ _OVERLAP = 1 << 13  # bytes of a window searched again with the next one: longer
 _HEADER_LIMIT = 1 << 20  # bytes; what is longer is no header
 _BEHIND = 16  # bytes looked at behind a block: line ends and the start of the next record
 _FOLD = re.compile(r"\r*\n[ \t]+")
+_BLANK = re.compile(rb"\n\r{0,2}\n")
 _WARC = rb"WARC/[01]\.\d{1,2}[ \t]*\r{0,2}\n(?i:warc-[a-z-]{2,40}|content-[a-z-]{2,20})[ \t]*:"
-_HEADER_END = re.compile(rb"(?P<blank>\n\r{0,2}\n)|" + _WARC)
 _ARC = (  # behind the address; ARC 1 and 2: http://archive.org/web/researcher/ArcFileFormat.php
     rb" (?P<ip>[0-9.]{7,15}|[0-9A-Fa-f:]{2,39}) (?P<date>\d{8,18}) "
     rb"(?P<mime>[^\x00-\x20]{1,99}(?:; ?[^\x00-\x20]{1,99})?) "
@@ -212,17 +212,24 @@ class _Cutter:
             return self._arc_header(start)
         self._format = "warc"
         scanned = 1
-        while not (found := _HEADER_END.search(self._buffer, scanned)):
-            scanned = max(1, len(self._buffer) - _OVERLAP)
-            if scanned > _HEADER_LIMIT or not self._more():
+        while not (blank := _BLANK.search(self._buffer, scanned, scanned + _OVERLAP)):
+            if scanned > _HEADER_LIMIT or self._another_starts(scanned + _OVERLAP):
                 return None
-        stop, body = found.start(), found.end()
+            if scanned + _OVERLAP <= len(self._buffer):
+                scanned += _OVERLAP - 3
+            elif not self._more():
+                return None
+        stop, body = blank.start(), blank.end()
         border = self._border(start)
-        if not found["blank"] or (border is not None and border < start + body):
-            return None  # it breaks off, and another record follows
+        if self._another_starts(body) or (border is not None and border < start + body):
+            return None
         fields = header_fields(self._buffer[:stop].decode("utf-8", "replace"))
         known = "content-length" in fields or "warc-type" in fields or "warc-record-id" in fields
         return (fields, start + body) if known else None
+
+    def _another_starts(self, stop: int) -> bool:
+        """Whether the header at the start of the buffer breaks off, and another record follows before `stop`."""
+        return self._buffer.find(b"WARC/", 1, stop) > 0 and bool(_NEXT["warc"].search(self._buffer, 1, stop + _BEHIND))
 
     def _arc_header(self, start: int) -> tuple[dict[str, str], int] | None:
         self._fill(start + _OVERLAP)
