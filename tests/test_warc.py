@@ -455,13 +455,13 @@ def test_losses_cover_what_is_not_read(tmp_path):
         data = fuzz["damaged"]("warc", seed).data
         path = write(tmp_path / "a.warc", data)
         parts = list(archive.records(str(path), 1 << 20, ("response",)))
-        places = [part.place[0] for part in parts]
+        places = [part.start[0] for part in parts]
         assert places == sorted(set(places)), seed
         for part, after in zip(parts, [*places[1:], len(data)], strict=True):
             end = (
-                part.place[0] + part.size
+                part.start[0] + part.size
                 if isinstance(part, Lost)
-                else data.index(part.block, part.place[0]) + part.size
+                else data.index(part.block, part.start[0]) + part.size
             )
             assert not data[end:after].strip(b"\r\n"), seed
         assert not data[: places[0]].strip(b"\r\n"), seed

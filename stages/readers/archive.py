@@ -42,7 +42,7 @@ _ANY = re.compile(b"|".join([*_MAGIC.values(), _WARC, _ARC_ANYWHERE]))
 class Record(NamedTuple):
     """A record of the file: its header and its block."""
 
-    place: tuple[int, int]  # byte of the file where its member starts, and how far into the member's plain bytes it is
+    start: tuple[int, int]  # byte of the file where its member starts, and how far into the member's plain bytes it is
     fields: dict[str, str]  # the header; names in lower case
     size: int  # bytes of the block
     block: bytes  # only the start of a block that is longer than asked for; b"" where it is not asked for
@@ -51,7 +51,7 @@ class Record(NamedTuple):
 class Lost(NamedTuple):
     """A stretch of the file that cannot be read."""
 
-    place: tuple[int, int]
+    start: tuple[int, int]
     size: int  # bytes of the file; of the plain bytes where it starts inside a compressed member
     truncated: bool  # the file ends too early
 
@@ -131,7 +131,7 @@ class _Cutter:
                     return
                 continue
             fields, body = header
-            self.last = self._stream.place(start)
+            self.last = self._stream.locate(start)
             self._first = b""
             block = self._block(start, body, _length(fields))
             if self._damage and not self._sound(self._damage, block):
@@ -184,10 +184,10 @@ class _Cutter:
 
     # where a record starts
 
-    def _starts_record(self, place: int) -> bool:
+    def _starts_record(self, position: int) -> bool:
         """Whether a record starts here, of the format of the record before."""
-        self._fill(place + (_BEHIND if self._format == "warc" else _OVERLAP))
-        at = place - self._base
+        self._fill(position + (_BEHIND if self._format == "warc" else _OVERLAP))
+        at = position - self._base
         if self._buffer.startswith(b"WARC/", at):
             return True
         return self._format != "warc" and _ARC_HEADER.match(self._buffer, at) is not None
@@ -202,8 +202,8 @@ class _Cutter:
 
     def _search(self, start: int) -> int | None:
         """The first place from `start` on, among the bytes read so far, that looks like the start of a record."""
-        found = _NEXT[self._format].search(self._buffer, max(0, start - self._base))
-        return self._base + found.start() if found else None
+        match = _NEXT[self._format].search(self._buffer, max(0, start - self._base))
+        return self._base + match.start() if match else None
 
     def _header(self, start: int) -> tuple[dict[str, str], int] | None:
         """The header of the record at `start` and where its block starts; None where there is no record."""
@@ -254,21 +254,21 @@ class _Cutter:
     def _block(self, start: int, body: int, length: int | None) -> _Block:
         """Where the block at `body` really ends. Raises `_WrongLength`."""
         end = None if length is None or self._beyond_file(body + length) else body + length
-        scanned, found = body, None
+        scanned, other = body, None
         while True:
             border = self._border(start)
             if border is not None and (end is None or border < end):
                 return self._cut(body, border, length)
             if end is not None and (self._ended or self._reach() >= end + _BEHIND):
-                if self._ends_at(end, body, found):
+                if self._ends_at(end, body, other):
                     return _Block(end, end, whole=True)
-                if found is not None and found < self._base:
+                if other is not None and other < self._base:
                     raise _WrongLength
                 end = None
             if end is None or self._reach() - body > self._hold:
-                found = self._search(scanned) if found is None else found
-                if found is not None and (end is None or not self._believing):
-                    return self._cut(body, found, length)
+                other = self._search(scanned) if other is None else other
+                if other is not None and (end is None or not self._believing):
+                    return self._cut(body, other, length)
                 scanned = max(body, self._reach() - _OVERLAP)
             if end is None and self._ended:
                 return self._cut(body, self._reach(), length)
@@ -277,9 +277,9 @@ class _Cutter:
             self._more()
 
     def _beyond_file(self, end: int) -> bool:
-        return self._stream.kind is None and self._stream.place(end)[0] > self._stream.size
+        return self._stream.kind is None and self._stream.locate(end)[0] > self._stream.size
 
-    def _ends_at(self, end: int, body: int, found: int | None) -> bool:
+    def _ends_at(self, end: int, body: int, other: int | None) -> bool:
         """Whether the block ends here, by what follows: the line ends of a record, and another record or nothing.
 
         Where only one of the two follows, the next record may be damaged, or the length wrong: it is right if no record
@@ -295,7 +295,7 @@ class _Cutter:
         closed = _CLOSED[self._format].match(behind) is not None
         if followed and closed:
             return True
-        inside = found is not None or _NEXT[self._format].search(self._buffer, max(0, body - self._base), at + _BEHIND)
+        inside = other is not None or _NEXT[self._format].search(self._buffer, max(0, body - self._base), at + _BEHIND)
         return (followed or closed) and not inside
 
     def _cut(self, body: int, stop: int, length: int | None) -> _Block:
@@ -331,31 +331,31 @@ class _Cutter:
 
         Sets `gap` where the bytes are not compressed and a compressed member may follow: its file's start is damaged.
         """
-        place = self._stream.place(start)
+        origin = self._stream.locate(start)
         pattern = _EITHER if self._stream.kind else _ANY
         scanned = start + (1 if _EITHER.match(self._buffer) else 0)
         while True:
-            found = pattern.search(self._buffer, scanned - self._base)
+            match = pattern.search(self._buffer, scanned - self._base)
             border = self._border(start)
-            places = [self._base + found.start()] if found else []
-            places += [border] if border is not None else []
-            if places or not self._more():
+            starts = [self._base + match.start()] if match else []
+            starts += [border] if border is not None else []
+            if starts or not self._more():
                 break
             scanned = max(scanned, self._reach() - _OVERLAP)
             self._forget(max(self._base, scanned - 1))
-        stop = min(places, default=self._reach())
-        if found and not self._stream.kind and not _EITHER.match(self._buffer, found.start()):
-            self.gap = _Gap(place[0], self._stream.place(stop)[0] - 1, truncated=False)
-        elif places or not self._damage or place[0] != self._damage.start:
-            yield self._lost(place, start, stop)._replace(truncated=False)
+        stop = min(starts, default=self._reach())
+        if match and not self._stream.kind and not _EITHER.match(self._buffer, match.start()):
+            self.gap = _Gap(origin[0], self._stream.locate(stop)[0] - 1, truncated=False)
+        elif starts or not self._damage or origin[0] != self._damage.start:
+            yield self._lost(origin, start, stop)._replace(truncated=False)
         self._forget(stop)
 
-    def _lost(self, place: tuple[int, int], start: int, stop: int) -> Lost:
-        """The stretch between two places of the stream; `place` is where its start lies in the file."""
+    def _lost(self, origin: tuple[int, int], start: int, stop: int) -> Lost:
+        """The stretch between two places of the stream; `origin` is where it starts in the file."""
         at_end = self._ended and stop == self._reach()
-        member = self._stream.size if at_end and not self._damage else self._stream.place(stop)[0]
-        size = member - place[0] if place[1] == 0 and member != place[0] else stop - start
-        return Lost(place, size, truncated=at_end and self._stream.kind is None)
+        member = self._stream.size if at_end and not self._damage else self._stream.locate(stop)[0]
+        size = member - origin[0] if origin[1] == 0 and member != origin[0] else stop - start
+        return Lost(origin, size, truncated=at_end and self._stream.kind is None)
 
     def _sound(self, damage: Damaged, block: _Block) -> bool:
         """Whether the latest record is good although the stream breaks off behind it or in it.
@@ -389,42 +389,42 @@ def header_fields(head: str) -> dict[str, str]:
 
 def _length(fields: dict[str, str]) -> int | None:
     """What the header says of the block's length in bytes; None where that is no number."""
-    said = fields.get("content-length", "")
-    return int(said) if said.isascii() and said.isdigit() and len(said) < 16 else None
+    value = fields.get("content-length", "")
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 16 else None
 
 
 def _resync(path: str, kind: str | None, after: int) -> int | None:
     """The first place behind byte `after` of the file where a member or record starts; None where there is none."""
     pattern = _MEMBER.get(kind, _ANY) if kind else _ANY
     with open(path, "rb") as file:
-        place = after
-        file.seek(place)
+        offset = after
+        file.seek(offset)
         window = file.read(_WINDOW)
         while window:
             for match in pattern.finditer(window):
-                candidate = place + match.start()
+                candidate = offset + match.start()
                 if candidate > after and (_EITHER.match(window, match.start()) or _readable(path, candidate)):
                     return candidate
-            place, window = _slide(file, place, window)
+            offset, window = _slide(file, offset, window)
     return None
 
 
-def _goes_on(path: str, place: int, kind: str | None) -> bool:
+def _goes_on(path: str, offset: int, kind: str | None) -> bool:
     """Whether a record starts here that is compressed otherwise than `kind`: files are put together of both."""
-    with Stream(path, place) as stream:
+    with Stream(path, offset) as stream:
         other = stream.kind
-    return kind is not None and other != kind and _readable(path, place)
+    return kind is not None and other != kind and _readable(path, offset)
 
 
-def _slide(file: BinaryIO, place: int, window: bytes) -> tuple[int, bytes]:
-    """The next window of the file and its place. It overlaps the one before: a candidate may lie across the edge."""
+def _slide(file: BinaryIO, offset: int, window: bytes) -> tuple[int, bytes]:
+    """The next window of the file and its offset. It overlaps the one before: a candidate may lie across the edge."""
     more = file.read(_WINDOW)
     kept = window[-_OVERLAP:] if more else b""
-    return place + len(window) - len(kept), kept + more
+    return offset + len(window) - len(kept), kept + more
 
 
-def _readable(path: str, place: int) -> bool:
+def _readable(path: str, offset: int) -> bool:
     """Whether a record starts in the first plain bytes from here on."""
-    with Stream(path, place) as stream:
+    with Stream(path, offset) as stream:
         head, _ = stream.head(_WINDOW >> 2)
     return head.startswith(b"WARC/") or _EITHER.search(head) is not None

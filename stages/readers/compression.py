@@ -199,7 +199,7 @@ class Stream:
             return data, damage
         return data, None
 
-    def place(self, plain: int) -> tuple[int, int]:
+    def locate(self, plain: int) -> tuple[int, int]:
         """Where plain byte `plain` lies: its member's place in the file, and how far into that member's plain bytes.
 
         To be asked in ascending order: the members before it are forgotten.

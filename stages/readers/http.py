@@ -106,14 +106,14 @@ def decoded(body: bytes, transfer: str, content: str, limit: int) -> bytes:
 def _dechunked(body: bytes) -> bytes:
     """The chunks joined; a body cut short gives the chunks that are there, one without chunks is returned as it is."""
     chunks: list[bytes] = []
-    place = 0
-    while match := _CHUNK_SIZE.match(body, place):
+    at = 0
+    while match := _CHUNK_SIZE.match(body, at):
         size = int(match[1], 16)
         if size == 0:
             return b"".join(chunks)
         chunks.append(body[match.end() : match.end() + size])
-        place = match.end() + size
-    return b"".join(chunks) if chunks and place >= len(body) - 2 else body
+        at = match.end() + size
+    return b"".join(chunks) if chunks and at >= len(body) - 2 else body
 
 
 def _expanded(body: bytes, kind: str, limit: int) -> bytes:

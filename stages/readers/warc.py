@@ -38,8 +38,8 @@ def read(piece: Piece, fields: Fields) -> Iterator[Row]:
     passed, rows = 0, 0
     for part in archive.records(piece.path, fields.limit + _HEAD, _ROWS):
         if isinstance(part, Lost):
-            row = lost(part.place[0], part.size, part.truncated)
-            yield row if part.place[1] == 0 else row._replace(locator=f"!{_locator(part.place)}")
+            row = lost(part.start[0], part.size, part.truncated)
+            yield row if part.start[1] == 0 else row._replace(locator=f"!{_locator(part.start)}")
         elif (kind := part.fields.get("warc-type", "").lower()) in _NO_ROWS:
             passed += 1
             continue
@@ -50,8 +50,8 @@ def read(piece: Piece, fields: Fields) -> Iterator[Row]:
         yield Row(0, reason="no_records", value=passed, locator="!0")
 
 
-def _locator(place: tuple[int, int]) -> str:
-    return str(place[0]) if place[1] == 0 else f"{place[0]}+{place[1]}"
+def _locator(start: tuple[int, int]) -> str:
+    return str(start[0]) if start[1] == 0 else f"{start[0]}+{start[1]}"
 
 
 def _row(record: Record, kind: str, fields: Fields, seen: set[int]) -> Row:
@@ -60,15 +60,15 @@ def _row(record: Record, kind: str, fields: Fields, seen: set[int]) -> Row:
     block_type = http.content_type(headers.get("content-type"))[0]
     is_http = kind in ("response", "revisit") or block_type == "application/http"
     head = http.response(record.block) if is_http else None
-    said = head.fields.get("content-type") if head else headers.get("content-type")
+    media_type = head.fields.get("content-type") if head else headers.get("content-type")
     names = [name.lower() for name in fields.keep]
     row = Row(
-        offset=record.place[0],
-        locator=_locator(record.place),
-        source_id=_bare(headers.get("warc-record-id")),
-        url=_bare(headers.get("warc-target-uri")),
+        offset=record.start[0],
+        locator=_locator(record.start),
+        source_id=_without_brackets(headers.get("warc-record-id")),
+        url=_without_brackets(headers.get("warc-target-uri")),
         date=headers.get("warc-date"),
-        metadata=json_text({"content_type": said}) if said else None,
+        metadata=json_text({"content_type": media_type}) if media_type else None,
         kept=tuple((head.fields.get(name) if head else None) or headers.get(name) for name in names),
     )
     if kind not in _ROWS:
@@ -84,8 +84,8 @@ def _row(record: Record, kind: str, fields: Fields, seen: set[int]) -> Row:
     if kind == "response" and head is None:  # not of the web: dns, whois; or a page without its HTTP header
         if not is_page(record.block[:_HEAD]):
             return row._replace(reason="not_html")
-        said = said if block_type == "text/html" else "text/html"
-    return _document(row, record, said, head, fields.limit)
+        media_type = media_type if block_type == "text/html" else "text/html"
+    return _document(row, record, media_type, head, fields.limit)
 
 
 def _is_repeated(record: Record, row: Row, seen: set[int]) -> bool:
@@ -99,8 +99,8 @@ def _is_repeated(record: Record, row: Row, seen: set[int]) -> bool:
     return repeated
 
 
-def _document(row: Row, record: Record, said: str | None, head: http.Response | None, limit: int) -> Row:
-    declared, charset = http.content_type(said)
+def _document(row: Row, record: Record, media_type: str | None, head: http.Response | None, limit: int) -> Row:
+    declared, charset = http.content_type(media_type)
     if http.never_page(declared):
         return row._replace(reason="not_html")
     size = record.size - (head.body if head else 0)
@@ -126,6 +126,6 @@ def _document(row: Row, record: Record, said: str | None, head: http.Response | 
     return row._replace(text=decoded[0], mime=mime, charset=decoded[1], reason=None if decoded[0].strip() else "empty")
 
 
-def _bare(name: str | None) -> str | None:
+def _without_brackets(name: str | None) -> str | None:
     """A URI without the angle brackets that WARC puts around some and wget around all."""
     return name.strip().removeprefix("<").removesuffix(">") if name else None
