@@ -31,7 +31,7 @@ Reader = Callable[[bytes, str | None], str | None]
 
 WEST = "cp1252 mac_roman"
 CHARSETS = {
-    "de fr es it nl": WEST + " iso8859_15", "pt_BR da sv fi nb is ca gl eu ga id": WEST, "en_GB": "cp1252",
+    "de fr es it nl": WEST + " iso8859_15", "pt_BR da sv fi nb ca gl eu ga id": WEST, "en_GB is": "cp1252",
     "pl cs sk hu hr sl": "cp1250 iso8859_2", "ro": "cp1250", "lt lv": "cp1257 iso8859_13", "et": "cp1257 cp1252",
     "tr": "cp1254", "vi": "cp1258",
     "ru uk bg be sr mk": "cp1251 iso8859_5 mac_cyrillic cp855 koi8_r koi8_u cp866",

@@ -32,7 +32,7 @@ _TAGS = re.compile(
     rb"<(script|style)\b(?:.*?</\1|.*\Z)|<!--(?:.*?-->|.*\Z)|<[^<>]*>",  # none of it looks at a byte twice
     re.IGNORECASE | re.DOTALL,
 )
-_SAMPLE = 1 << 14  # bytes that the choice of a charset is made by
+_SAMPLE = 1 << 13  # bytes that the choice of a charset is made by
 _DAMAGE = 200  # a text may have one damaged character in so many
 
 _PRIORS = {
@@ -46,7 +46,7 @@ _PRIORS = {
     "iso-8859-13": -5.0, "iso-8859-4": -7.0, "iso-8859-3": -7.0, "iso-8859-10": -9.0, "iso-8859-14": -8.0,
     "iso-8859-16": -7.0, "johab": -8.0, "ibm850": -7.5, "ibm852": -7.5,
 }  # fmt: skip
-_DECLARED, _DECLARED_DEFAULT = 6.0, 2.0  # what a declaration adds; that of windows-1252 is what servers add unasked
+_DECLARED, _DECLARED_DEFAULT = 8.0, 2.0  # what a declaration adds; that of windows-1252 is what servers add unasked
 
 
 class Decoded(NamedTuple):

@@ -8,6 +8,7 @@ since they tell in which language the others are likely to be.
 
 import functools
 import json
+import math
 import re
 import unicodedata
 from pathlib import Path
@@ -19,7 +20,7 @@ from stages.readers.charset.labels import python_codec
 
 LETTERS = Path(__file__).parents[2] / "data" / "letters.json"
 
-_WEST = "en de fr es it pt nl da nb nn sv fi is fo ga ca gl eu af sq id br"
+_WEST = "en de fr es it pt nl da nb nn sv fi is fo ga ca gl eu af sq id br et"
 _EAST = "pl cs sk hu hr bs sl ro sq"
 _CYRILLIC = "ru uk be bg sr mk"
 _GROUPS: dict[str, dict[str, str]] = {
@@ -45,11 +46,12 @@ _COMMON = frozenset("\xa0“”‘’–—…«»„‚‹›°§©®™€£�
 _SIGN, _RARE_SIGN, _DRAWING, _IMPOSSIBLE = -4.5, -9.0, -11.0, -16.0  # logarithms of probabilities, set by hand
 _FOREIGN = -9.0  # a letter of another script within a word
 _LOWER, _UPPER = 1, 2
-_CASE = np.log(np.array([[1, 0.85, 0.15], [1, 0.997, 0.003], [1, 0.75, 0.25]]))
+_CASE = np.log(np.array([[1, 0.85, 0.15], [1, 0.997, 0.003], [1, 0.5, 0.5]]))
 """From what (no letter, small, capital) to what; small to capital betrays KOI8-R read as windows-1251 and back."""
 
-_NOISE, _NOISE_ASCII = -np.log(128.0) - 0.5, -np.log(52.0)  # a byte beyond ASCII, an ASCII letter beside one
-_NOISE_PRIOR = -12.0  # short texts have names and words of any language in them
+_NOISE, _NOISE_ASCII = -np.log(128.0) - 0.5, -np.log(52.0) - 0.5  # a byte beyond ASCII, an ASCII letter beside one
+_NOISE_PRIOR = -30.0  # short texts have names and words of any language in them
+_MIXED = 1.5
 _BACKOFF = 8.0  # pairs that a letter seen never before counts as
 _CONTEXT = 100.0  # letters that all words of ASCII together count as
 _TO_WORDS = bytes(byte if byte >= 0x80 or chr(byte).isalpha() else 0x20 for byte in range(256))
@@ -93,10 +95,15 @@ def scores(words: bytes) -> list[Score]:
         script = _script(name)
         for charset, reading in script.readings.items():
             score = _score(script, reading, pairs)
-            if name == "Latn":
-                score += context[reading.languages]  # the words of ASCII in a Russian page are of any language
+            # The words of ASCII in a Russian page are of any language, but most of its words are not of ASCII.
+            score += context[reading.languages] if name == "Latn" else mixed(of_ascii, beyond)
             found.append(Score(charset, float(score.max())))
     return found
+
+
+def mixed(of_ascii: list[bytes], beyond: list[bytes]) -> float:
+    """What speaks against a script other than Latin where most words are of ASCII letters."""
+    return -_MIXED * math.log1p(sum(map(len, of_ascii)) / sum(map(len, beyond)))
 
 
 def noise(words: bytes) -> float:
@@ -169,6 +176,7 @@ def _chances(counts: np.ndarray) -> np.ndarray:
     after = counts.sum(axis=2, keepdims=True)
     chances = np.log((counts + _BACKOFF * single[:, None, :]) / (after + _BACKOFF))
     chances[:, :, _OTHER] = _FOREIGN
+    chances[:, _BLANK, _BLANK] = 0.0  # the table has one blank for each run of what is no letter
     return chances.astype(np.float32)
 
 
@@ -176,7 +184,7 @@ def _reading(charset: str, used: list[str], languages: list[str], alphabet: dict
     letters, case, signs = np.zeros(256, np.int64), np.zeros(256, np.int64), np.zeros(256)
     for byte, char in enumerate(_characters(charset)):
         if _is_letter(char):
-            letters[byte] = alphabet.get(char.lower(), _OTHER)
+            letters[byte] = alphabet.get(char.lower()[0], _OTHER)  # of two in one case: İ
             case[byte] = _UPPER if char.isupper() else _LOWER
         elif byte >= 0x80:
             signs[byte] = _sign(char)

@@ -7,11 +7,12 @@ import unicodedata
 from typing import NamedTuple
 
 from stages.readers.charset.labels import python_codec
-from stages.readers.charset.likelihood import split
+from stages.readers.charset.likelihood import mixed, split
 
 _LANGUAGES = {"gb18030": "zh", "big5": "zh", "shift_jis": "ja", "euc-jp": "ja", "euc-kr": "ko", "johab": "ko"}
 _SAMPLE = 2000  # characters beyond ASCII that a score is made of
 _ASCII_CHARS = re.compile("[\x00-\x7f]+")
+_EDGE = re.compile("(?<=[A-Za-z])[^\x00-\x7f\u3000-\u3011\uff01-\uff1f]|[^\x00-\x7f\u3000-\u3011\uff01-\uff1f](?=[A-Za-z])")
 _ASCII_LETTERS = re.compile("[A-Za-z]")
 
 FREQUENT = frozenset(
@@ -32,6 +33,7 @@ _HANGUL = re.compile("[\uac00-\ud7a3]")
 _HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _PUNCTUATION = frozenset("　、。，．・：；？！（）「」『』【】《》〈〉“”‘’…—～·〜％")
 _ASCII_LETTER = -3.0  # about what a letter costs as a letter of a language with an alphabet
+_AT_EDGE = -5.0  # where a letter of ASCII touches a character: "Vim编辑器" is written, but rarely
 _DAMAGED = -20.0
 
 _COSTS = {
@@ -66,9 +68,11 @@ def read(data: bytes, name: str) -> Text:
 
 def scores(words: bytes) -> list[tuple[str, float]]:
     """Each East Asian charset with the logarithm of the probability of the text, comparable to `likelihood.scores`."""
-    high_letters = sum(len(_ASCII_LETTERS.findall(word.decode("latin-1"))) for word in split(words)[1])
-    letters = len(_ASCII_LETTERS.findall(words.decode("latin-1")))
-    return [(name, _score(words, name, letters, high_letters)) for name in _LANGUAGES]
+    of_ascii, beyond = split(words)
+    high_letters = sum(len(_ASCII_LETTERS.findall(word.decode("latin-1"))) for word in beyond)
+    letters = high_letters + sum(map(len, of_ascii))
+    against = mixed(of_ascii, beyond)
+    return [(name, _score(words, name, letters, high_letters) + against) for name in _LANGUAGES]
 
 
 def _score(words: bytes, name: str, letters: int, high_letters: int) -> float:
@@ -79,7 +83,8 @@ def _score(words: bytes, name: str, letters: int, high_letters: int) -> float:
     text, _ = read(words, name)
     taken = letters - len(_ASCII_LETTERS.findall(text))
     beyond = _ASCII_CHARS.sub("", text)
-    return sum(_cost(char, name) for char in beyond) + _ASCII_LETTER * max(0, high_letters - taken)
+    edges = len(_EDGE.findall(text))
+    return sum(_cost(char, name) for char in beyond) + _ASCII_LETTER * max(0, high_letters - taken) + _AT_EDGE * edges
 
 
 @functools.lru_cache(1 << 16)

@@ -166,5 +166,5 @@ def _script(char: str) -> str | int | None:
     if "\u3041" <= char <= "\u30ff" or "\u3400" <= char <= "\u9fff" or code >= 0x20000:
         return "han"
     if "\uac00" <= char <= "\ud7a3":
-        return "hangul"
+        return "hangul" if char.encode("euc_kr", "ignore") else None  # a fifth of them are used
     return "latin" if code < 0x250 or 0x1E00 <= code < 0x1F00 else code >> 8
