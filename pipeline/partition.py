@@ -281,11 +281,12 @@ def _through(task: MapTask, counts: _Counts, rejects: _Writer) -> Iterator[pa.Ta
             return
         if task.source:
             counts.text_bytes += text_bytes(batch)
+            counts.tally(task.source.name, task.source.step.tally(batch))
             batch = _part(task.source.name, batch, counts, rejects, started)
         for named in task.stages:
             started = time.process_time()
             after = _run(named.name, task.label, _lawful, named, batch)
-            counts.tally(named.name, named.step.tally(after))  # type: ignore[union-attr]
+            counts.tally(named.name, named.step.tally(after))
             batch = _part(named.name, after, counts, rejects, started)
         yield batch
         pa.default_memory_pool().release_unused()  # Arrow keeps what is freed for later, more of it batch by batch

@@ -61,6 +61,10 @@ class _Step(BaseModel, ABC):
         """
         return []
 
+    def tally(self, docs: pa.Table) -> dict[str, int]:
+        """Counts to add up over the run, beside the drop reasons, from a batch that `apply` or `read` returned."""
+        return {}
+
 
 class Stage(_Step):
     """Work on one batch at a time."""
@@ -71,10 +75,6 @@ class Stage(_Step):
 
         Called with batches of about 32 MB of text, possibly of no rows. Must be a pure function of its input.
         """
-
-    def tally(self, docs: pa.Table) -> dict[str, int]:
-        """Counts worth adding up over the whole run, beside the drop reasons, from a batch that `apply` returned."""
-        return {}
 
 
 class Piece(NamedTuple):

@@ -7,6 +7,7 @@ in that file: it survives moving the data, adding files and another split into p
 
 import difflib
 import glob
+import json
 import os
 import stat
 from collections import Counter
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from pipeline.stage import Piece, Source, Split
@@ -87,6 +89,17 @@ class Collect(Source):
                     yield from batch.take()
                     yield found
         yield from batch.take()
+
+    def tally(self, docs: pa.Table) -> dict[str, int]:
+        """Characters replaced and repaired and NULs taken out while texts were decoded."""
+        total: Counter[str] = Counter()
+        noted = docs["metadata"].filter(pc.fill_null(pc.match_substring(docs["metadata"], '"decoding":{'), False))
+        for about in noted.to_pylist():
+            counts = json.loads(about).get("decoding")
+            for name in ("replaced", "repaired", "nuls"):
+                count = counts.get(name) if isinstance(counts, dict) else None  # a record's own field may be called so
+                total[f"decoding_{name}"] += count if isinstance(count, int) else 0
+        return dict(total)
 
     def _fields(self) -> Fields:
         needed = [self.text_field, self.id_field, self.url_field, self.date_field, *self.keep_fields]

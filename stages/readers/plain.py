@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pipeline.stage import Piece
 from stages.readers.charset import decode
 from stages.readers.compression import Damaged, Stream
-from stages.readers.rows import Fields, Row, lost
+from stages.readers.rows import Fields, Row, json_text, lost
 
 
 def read(piece: Piece, fields: Fields, html: bool) -> Iterator[Row]:
@@ -32,7 +32,5 @@ def row(data: bytes, size: int, fields: Fields, html: bool) -> Row:
     decoded = decode(data, None, html)
     if decoded is None:
         return Row(0, reason="undecodable", mime=mime)
-    text, charset = decoded
-    if not text.strip():
-        return Row(0, reason="empty", mime=mime, charset=charset)
-    return Row(0, text, mime=mime, charset=charset)
+    row = Row(0, mime=mime, charset=decoded.charset, metadata=json_text(notes) if (notes := decoded.notes()) else None)
+    return row._replace(text=decoded.text) if decoded.text.strip() else row._replace(reason="empty")

@@ -3,6 +3,8 @@
 import re
 from pathlib import PurePath
 
+from stages.readers.charset import looks_wide
+
 KINDS = ("warc", "html", "jsonl", "parquet", "csv", "tsv", "text")
 
 _SUFFIXES = {
@@ -24,8 +26,7 @@ _BINARY = (
     b"OggS",
     b"ID3",
 )
-_WIDE = (b"\xff\xfe", b"\xfe\xff")  # byte order marks of UTF-16: full of NULs, and text
-_CONTROLS = bytes(code for code in range(0x20) if code not in b"\t\n\r\f\x1b")
+_CONTROLS = bytes(code for code in range(0x20) if code not in b"\t\n\r\f\x0e\x0f\x1b")
 _PROLOG = rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?\s*(?:<(?:\?[^>]*|!--(?:(?!-->).)*--)>\s*)*"
 _HTML = re.compile(_PROLOG + rb"<(?:!doctype\s+html|html|head|body|meta|title)\b", re.I | re.S)
 _PAGE = re.compile(
@@ -81,7 +82,7 @@ def root(head: bytes) -> str:
 
 def is_binary(head: bytes) -> bool:
     """Whether these are the first bytes of an image, an archive or the like: nothing that a charset makes text of."""
-    if head.startswith(_WIDE):
+    if looks_wide(head):
         return False
     head = _narrow(head)
     if head.startswith(_BINARY):

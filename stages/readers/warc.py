@@ -123,7 +123,15 @@ def _document(row: Row, record: Record, media_type: str | None, head: http.Respo
     decoded = decode(body, charset, html=mime == "text/html")
     if decoded is None:
         return row._replace(reason="undecodable", mime=mime)
-    return row._replace(text=decoded[0], mime=mime, charset=decoded[1], reason=None if decoded[0].strip() else "empty")
+    about = {"content_type": said} if said else {}
+    notes = decoded.notes()
+    return row._replace(
+        text=decoded.text,
+        mime=mime,
+        charset=decoded.charset,
+        metadata=json_text({**about, **notes}) if notes else row.metadata,
+        reason=None if decoded.text.strip() else "empty",
+    )
 
 
 def _without_brackets(name: str | None) -> str | None:

@@ -33,6 +33,8 @@ _TAGS = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _SAMPLE = 1 << 13  # bytes that the choice of a charset is made by
+_BEFORE = 200  # bytes of a line before its first byte beyond ASCII
+_BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
 _DAMAGE = 200  # a text may have one damaged character in so many
 
 _PRIORS = {
@@ -57,6 +59,12 @@ class Decoded(NamedTuple):
     replaced: int = 0  # characters that are U+FFFD since their bytes are damaged
     repaired: int = 0  # characters put right: stray bytes of windows-1252 in UTF-8, UTF-8 that was encoded twice
     nuls: int = 0  # NUL bytes taken out
+
+    def notes(self) -> dict[str, dict[str, int]]:
+        """What a document's `metadata` says of the three counts; empty where all are 0."""
+        counts = {"replaced": self.replaced, "repaired": self.repaired, "nuls": self.nuls}
+        found = {name: count for name, count in counts.items() if count}
+        return {"decoding": found} if found else {}
 
 
 def decode(data: bytes, http_charset: str | None = None, html: bool = False) -> Decoded | None:
@@ -102,7 +110,7 @@ def looks_wide(head: bytes) -> bool:
 def _by_bom(data: bytes) -> Decoded | None:
     for mark, name in _BOMS:
         text = _strictly(data[len(mark) :], name) if data.startswith(mark) else None
-        if text is not None and text.count("\0") <= len(text) // _DAMAGE:
+        if text is not None and text.count("\0") <= 1 + len(text) // 20:
             return _without_nuls(text, name)
     return None
 
@@ -154,9 +162,10 @@ def _sample(data: bytes, html: bool) -> bytes:
     words = words if not words.isascii() else data
     sample, size = [], 0
     for line in words.splitlines():
-        if not line.isascii():
-            sample.append(line[: _SAMPLE - size])
+        if first := _BEYOND_ASCII.search(line):
+            start = max(0, first.start() - _BEFORE)
+            sample.append(line[start : start + _SAMPLE - size])
             size += len(sample[-1])
-        if size >= _SAMPLE:
+        if size >= _SAMPLE - _BEFORE:
             break
     return b"\n".join(sample)

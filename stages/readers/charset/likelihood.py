@@ -9,7 +9,6 @@ since they tell in which language the others are likely to be.
 import functools
 import json
 import math
-import re
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +43,8 @@ _GROUPS: dict[str, dict[str, str]] = {
 _BLANK, _OTHER = 0, 1  # what is no letter; a letter of another script
 _COMMON = frozenset("\xa0“”‘’–—…«»„‚‹›°§©®™€£•·№¡¿")
 _SIGN, _RARE_SIGN, _DRAWING, _IMPOSSIBLE = -4.5, -9.0, -11.0, -16.0  # logarithms of probabilities, set by hand
+_JOINING, _OPENING, _CLOSING = "\xa0’–—·\xad", "“«‘„‚‹¡¿€£№§", "”»…™®€°›"
+_TOUCHING = -4.0  # a sign at a letter where it does not belong: "ksi±¿ka" is Latin-2 read as Latin-1
 _FOREIGN = -9.0  # a letter of another script within a word
 _LOWER, _UPPER = 1, 2
 _CASE = np.log(np.array([[1, 0.85, 0.15], [1, 0.997, 0.003], [1, 0.5, 0.5]]))
@@ -51,6 +52,7 @@ _CASE = np.log(np.array([[1, 0.85, 0.15], [1, 0.997, 0.003], [1, 0.5, 0.5]]))
 
 _NOISE, _NOISE_ASCII = -np.log(128.0) - 0.5, -np.log(52.0) - 0.5  # a byte beyond ASCII, an ASCII letter beside one
 _NOISE_PRIOR = -30.0  # short texts have names and words of any language in them
+_LOANED = -4.0  # a word or name of another language: "Señor" in English
 _MIXED = 1.5
 _BACKOFF = 8.0  # pairs that a letter seen never before counts as
 _CONTEXT = 100.0  # letters that all words of ASCII together count as
@@ -78,6 +80,8 @@ class _Reading(NamedTuple):
     letters: np.ndarray  # int64[256]
     case: np.ndarray  # int64[256]
     signs: np.ndarray  # float64[256]
+    after: np.ndarray  # float64[256]: what a sign costs more behind a letter
+    before: np.ndarray  # float64[256]: what it costs more before one
     languages: np.ndarray  # rows of the script's table
 
 
@@ -89,7 +93,8 @@ class _Script(NamedTuple):
 def scores(words: bytes) -> list[Score]:
     """Every charset with its score, in no order; `words` is text without markup."""
     of_ascii, beyond = split(words)
-    pairs, context = _pairs(beyond), _context(_pairs(of_ascii))
+    pairs = _pairs(beyond)
+    context = np.maximum(_context(_pairs(of_ascii)), _LOANED * len(beyond))
     found = []
     for name in _GROUPS:
         script = _script(name)
@@ -129,12 +134,14 @@ def _score(script: _Script, reading: _Reading, pairs: _Pairs) -> np.ndarray:
     """The score of each language of a reading."""
     first, second = reading.letters[pairs.first], reading.letters[pairs.second]
     signs = reading.signs[pairs.second] + _CASE[reading.case[pairs.first], reading.case[pairs.second]]
+    signs += reading.after[pairs.second] * (reading.case[pairs.first] > 0)
+    signs += reading.before[pairs.first] * (reading.case[pairs.second] > 0)
     chances = script.chances[reading.languages][:, first, second] + signs
     return np.asarray(chances @ pairs.counts)
 
 
 def _context(pairs: _Pairs) -> np.ndarray:
-    """How much less likely the words of ASCII are in each language of Latin letters than in the likeliest, 0 or less."""
+    """How much less likely each language of Latin letters makes the words of ASCII than the likeliest does."""
     script = _script("Latn")
     letters = script.readings["windows-1252"].letters
     likely = script.chances[:, letters[pairs.first], letters[pairs.second]] @ pairs.counts
@@ -146,7 +153,8 @@ def _table() -> dict[str, dict[str, int]]:
     """How often each pair of letters is met in each language."""
     languages = json.loads(LETTERS.read_text(encoding="utf-8"))["languages"]
     return {
-        name: {entry[:2]: int(entry[2:]) for entry in entries.split(",") if entry} for name, entries in languages.items()
+        name: {entry[:2]: int(entry[2:]) for entry in entries.split(",") if entry}
+        for name, entries in languages.items()
     }
 
 
@@ -181,14 +189,17 @@ def _chances(counts: np.ndarray) -> np.ndarray:
 
 
 def _reading(charset: str, used: list[str], languages: list[str], alphabet: dict[str, int]) -> _Reading:
-    letters, case, signs = np.zeros(256, np.int64), np.zeros(256, np.int64), np.zeros(256)
+    letters, case = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    signs, after, before = np.zeros(256), np.zeros(256), np.zeros(256)
     for byte, char in enumerate(_characters(charset)):
         if _is_letter(char):
             letters[byte] = alphabet.get(char.lower()[0], _OTHER)  # of two in one case: İ
             case[byte] = _UPPER if char.isupper() else _LOWER
         elif byte >= 0x80:
             signs[byte] = _sign(char)
-    return _Reading(letters, case, signs, np.array([languages.index(language) for language in used]))
+            after[byte] = 0.0 if char in _JOINING + _CLOSING else _TOUCHING
+            before[byte] = 0.0 if char in _JOINING + _OPENING else _TOUCHING
+    return _Reading(letters, case, signs, after, before, np.array([languages.index(language) for language in used]))
 
 
 def _sign(char: str) -> float:

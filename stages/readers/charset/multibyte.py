@@ -12,7 +12,9 @@ from stages.readers.charset.likelihood import mixed, split
 _LANGUAGES = {"gb18030": "zh", "big5": "zh", "shift_jis": "ja", "euc-jp": "ja", "euc-kr": "ko", "johab": "ko"}
 _SAMPLE = 2000  # characters beyond ASCII that a score is made of
 _ASCII_CHARS = re.compile("[\x00-\x7f]+")
-_EDGE = re.compile("(?<=[A-Za-z])[^\x00-\x7f\u3000-\u3011\uff01-\uff1f]|[^\x00-\x7f\u3000-\u3011\uff01-\uff1f](?=[A-Za-z])")
+_INNER = "[^\x00-\x7f\u3000-\u3011\uff01-\uff1f]"
+_EDGE = re.compile(f"(?<=[A-Za-z]){_INNER}|{_INNER}(?=[A-Za-z])")
+_ALONE = re.compile(f"(?<=[a-z]){_INNER}(?=[a-z])")
 _ASCII_LETTERS = re.compile("[A-Za-z]")
 
 FREQUENT = frozenset(
@@ -34,6 +36,7 @@ _HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _PUNCTUATION = frozenset("　、。，．・：；？！（）「」『』【】《》〈〉“”‘’…—～·〜％")
 _ASCII_LETTER = -3.0  # about what a letter costs as a letter of a language with an alphabet
 _AT_EDGE = -5.0  # where a letter of ASCII touches a character: "Vim编辑器" is written, but rarely
+_ALONE_COST = -6.0  # one character within a word of small letters: an accented letter read wrongly
 _DAMAGED = -20.0
 
 _COSTS = {
@@ -83,8 +86,8 @@ def _score(words: bytes, name: str, letters: int, high_letters: int) -> float:
     text, _ = read(words, name)
     taken = letters - len(_ASCII_LETTERS.findall(text))
     beyond = _ASCII_CHARS.sub("", text)
-    edges = len(_EDGE.findall(text))
-    return sum(_cost(char, name) for char in beyond) + _ASCII_LETTER * max(0, high_letters - taken) + _AT_EDGE * edges
+    cost = sum(_cost(char, name) for char in beyond) + _ASCII_LETTER * max(0, high_letters - taken)
+    return cost + _AT_EDGE * len(_EDGE.findall(text)) + _ALONE_COST * len(_ALONE.findall(text))
 
 
 @functools.lru_cache(1 << 16)
@@ -98,7 +101,7 @@ def _cost(char: str, name: str) -> float:
         if pattern.match(char):
             return costs[place]
     if _HANGUL.match(char):
-        return costs[_HANG if _encoded(char, "euc_kr") else _OTHER_HANG]
+        return costs[_HANG if len(_encoded(char, "euc_kr")) == 2 else _OTHER_HANG]
     if _HAN.match(char):
         return costs[_han(char, name)]
     return -10.0 if unicodedata.category(char)[0] in "LNPSZ" else _DAMAGED

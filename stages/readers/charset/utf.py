@@ -1,4 +1,4 @@
-"""Unicode that something went wrong with: stray bytes in UTF-8, text encoded twice, UTF-16 and UTF-32 without a mark."""
+"""Unicode gone wrong: stray bytes in UTF-8, text that was encoded twice, UTF-16 and UTF-32 without a mark."""
 
 import re
 from collections import Counter
@@ -9,7 +9,7 @@ from stages.readers.charset.multibyte import FREQUENT
 
 _MOSTLY = 0.7  # share of the bytes beyond ASCII that form UTF-8, from which a text is UTF-8; accents in Thai reach .45
 _MIXED = 0.5  # the same where all that is well-formed is Latin, and all stray bytes read as windows-1252
-_DAMAGE = 0.02  # of all characters of a text may be damaged
+_DAMAGE = 0.02  # of all characters of a text may be damaged, and three more
 _STRAY = re.compile("[\udc80-\udcff]+")
 _BEYOND_LATIN = re.compile("[\u0370-\u1dff\u2c00-\U0010ffff]")
 _LATIN = re.compile("[A-Za-z\xc0-\u024f]")
@@ -58,7 +58,7 @@ def mostly_utf8(data: bytes) -> Mended | None:
         replaced += 0 if read else len(match[0])
         end = match.end()
     mended.append(text[end:])
-    if (share < _MOSTLY and (replaced or not latin)) or replaced > 1 + _DAMAGE * len(text):
+    if (share < _MOSTLY and (replaced or not latin)) or replaced > 3 + _DAMAGE * len(text):
         return None
     return Mended("".join(mended), replaced, stray - replaced)
 
@@ -166,5 +166,5 @@ def _script(char: str) -> str | int | None:
     if "\u3041" <= char <= "\u30ff" or "\u3400" <= char <= "\u9fff" or code >= 0x20000:
         return "han"
     if "\uac00" <= char <= "\ud7a3":
-        return "hangul" if char.encode("euc_kr", "ignore") else None  # a fifth of them are used
+        return "hangul" if len(char.encode("euc_kr", "ignore")) == 2 else None  # a fifth of them are used
     return "latin" if code < 0x250 or 0x1E00 <= code < 0x1F00 else code >> 8
