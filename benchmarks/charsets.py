@@ -85,7 +85,7 @@ def report(name: str, reader: Reader, samples: list[Sample], misses: bool) -> No
 
 def readers() -> dict[str, Reader]:
     found: dict[str, Reader] = {"gristmill": ours}
-    for name, make in (("charset_normalizerX", normalizer), ("chardet", chardet)):
+    for name, make in (("charset_normalizer", normalizer), ("chardet", chardet)):
         if importlib.util.find_spec(name):
             found[name] = make()
     return found
@@ -190,8 +190,8 @@ def messages(folder: Path) -> str:
         try:
             with path.open("rb") as file:
                 catalogue: Any = gettext.GNUTranslations(file)
-        except UnicodeDecodeError:
-            print(f"{path} is left out: it is not in the charset that it names", file=sys.stderr)
+        except (UnicodeDecodeError, IndexError):
+            print(f"{path} is left out: its header is damaged", file=sys.stderr)
             continue
         for source, text in catalogue._catalog.items():  # there is no public way to list them
             if source and isinstance(text, str) and text != source and len(text) > 15:

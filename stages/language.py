@@ -8,11 +8,14 @@ Three witnesses, because each one alone is known to be wrong somewhere:
    that a short Chinese sentence is Japanese. They also tell simplified from traditional Chinese.
 3. CLD2, asked where fastText is unsure or known to be blind.
 
+A text in capitals is asked about in small letters: both models have learned from ordinary writing.
+
 A document is identified by its first, middle and last `WINDOW` bytes: enough for any of the three, and the cost no
 longer follows the length of the document. Letters are counted in the whole text.
 """
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -23,7 +26,7 @@ from pydantic import Field
 
 from pipeline import schema
 from pipeline.stage import Stage
-from stages.kernels import fasttext, script, windows
+from stages.kernels import cases, fasttext, script, windows
 from stages.models import fasttext as models
 
 SHIPPED = Path(__file__).parent / "data" / "lid.176.ftz"
@@ -50,6 +53,29 @@ _SIBLINGS = ({"hr", "bs", "sr"}, {"id", "ms"}, {"mk", "bg", "sr"}, {"nl", "af"})
 # Where both models know both languages, and CLD2 is the weaker one.
 
 _SERBO_CROATIAN = {"hr", "bs", "sr"}  # what lid.176 also calls `sh`, a code ISO has withdrawn
+
+_RELATIVES = {
+    "af": "nl", "an": "es ca oc", "ast": "es gl", "az": "tr", "ba": "tt", "be": "ru uk", "bg": "mk", "bs": "hr sr sh",
+    "ca": "es oc", "cs": "sk", "da": "no nn", "es": "ca gl ast an", "fo": "is nn", "fy": "nl", "ga": "gd gv",
+    "gd": "ga gv", "gl": "pt es", "hr": "bs sr sh", "id": "ms jv su", "jv": "id ms su", "ky": "kk", "lb": "de",
+    "mk": "bg sr", "ms": "id jv su", "nds": "de nl", "nl": "af", "nn": "no da", "no": "nn da", "oc": "ca es fr",
+    "pt": "gl", "sk": "cs", "sl": "hr sr bs sh", "sr": "hr bs sh", "su": "id ms jv", "tk": "tr az uz", "tr": "az",
+    "tt": "ba", "uk": "ru be",
+}  # fmt: skip
+"""Whose probability is added to that of a language: fastText splits what it believes of a text among close relatives,
+so that each alone stays below a threshold that the text would pass if they were one language."""
+
+_RARELY_SURE = {
+    "am": 0.45, "an": 0.4, "cy": 0.4, "eu": 0.55, "ga": 0.25, "gd": 0.55, "ht": 0.2, "ilo": 0.6, "jv": 0.3, "la": 0.35,
+    "lb": 0.5, "mg": 0.2, "mt": 0.6, "ne": 0.5, "ps": 0.5, "sa": 0.4, "so": 0.2, "su": 0.35, "sv": 0.6, "sw": 0.3,
+    "tk": 0.6, "uz": 0.55, "war": 0.35,
+}  # fmt: skip
+"""The highest threshold for languages of which fastText is rarely sure: the score that 97 of 100 documents of about 350
+characters reach whose language was found rightly, rounded down, at least 0.2. The documents are half of the UDHR and of
+the messages of Debian's programs; in the other half no text of another language came in by it
+(benchmarks/languages.py)."""
+
+_LABELS = 5  # the likeliest ones of a text that are looked at
 
 _CJK = frozenset({"zh", "yue", "wuu", "ja", "ko"})
 _NOT_LANGUAGES = ("un", "zzp", "tlh")  # CLD2's unknown, Pig Latin, Klingon
@@ -90,18 +116,22 @@ class Language(Stage):
 
     Columns: `lang`, ISO 639-1 where it exists, else 639-3 (Chinese is `zh` whatever its script; Cantonese is `yue` only
     where fastText is at least 0.8 sure, Wu is always `zh`); `und` where there is not a letter. `lang_score`, 0 to 1:
-    fastText's probability; for Chinese and Japanese the sum over the languages written in Han characters, since the
-    letters decide between those; the share of the text CLD2 gave the language where CLD2 decided. `script`, ISO 15924:
-    Latn, Cyrl, Arab, Jpan, Kore, Hans, Hant (Hani where all its characters are common to both)...
+    fastText's probability, with that of close relatives added (of Bosnian and Serbian to that of Croatian ...); for
+    Chinese and Japanese the sum over the languages written in Han characters, since the letters decide between those;
+    the share of the text CLD2 gave the language where CLD2 decided. `script`, ISO 15924: Latn,
+    Cyrl, Arab, Jpan, Kore, Hans, Hant (Hani where all its characters are common to both)...
 
-    Reasons: `language`, not one of `keep`; `language_score`, below the threshold.
+    Reasons: `language`, not one of `keep`; `language_score`, below the threshold: `scores` of the language, else
+    `min_score`, or less for a language of which fastText is rarely sure (Irish 0.25, Swahili 0.3 ...).
     """
 
     alarm_share: ClassVar[float | None] = 0.99  # of a crawl of the whole web, a rare language is a hundredth
     adds: ClassVar[dict[str, pa.DataType]] = {"lang": pa.string(), "lang_score": pa.float32(), "script": pa.string()}
 
     keep: list[Tag] = Field(default=[], description="languages to keep; none named: all are kept, and only annotated")
-    min_score: Score = Field(default=0.65, description="lowest score of a document that is kept (0.65: FineWeb)")
+    min_score: Score = Field(
+        default=0.65, description="lowest score of a kept document (0.65: FineWeb); less where the model is rarely sure"
+    )
     scores: dict[Tag, Score] = Field(default={}, description="lowest score of single languages, instead of min_score")
     model: Path | None = Field(default=None, description="a fastText model (.bin, .ftz) instead of lid.176.ftz")
 
@@ -123,11 +153,14 @@ class Language(Stage):
 
     def _marked(self, docs: pa.Table, langs: list[str], scores: np.ndarray) -> pa.Table:
         wanted = np.array([lang in self.keep for lang in langs], bool)
-        limits = np.array([self.scores.get(lang, self.min_score) for lang in langs], np.float64)
+        limits = np.array([self._limit(lang) for lang in langs], np.float64)
         low = wanted & (scores < limits.astype(np.float32))
         pairs = zip(wanted.tolist(), low.tolist(), strict=True)
         reasons = ["language_score" if is_low else None if is_wanted else "language" for is_wanted, is_low in pairs]
         return schema.mark(docs, reasons, np.where(low, scores, np.nan), np.where(low, limits, np.nan))
+
+    def _limit(self, lang: str) -> float:
+        return self.scores.get(lang, min(self.min_score, _RARELY_SURE.get(lang, 1.0)))
 
     def tally(self, docs: pa.Table) -> dict[str, int]:
         """Documents a language."""
@@ -139,7 +172,7 @@ def identify(data: np.ndarray, offsets: np.ndarray, counts: np.ndarray, model: P
 
     `counts` is what `script.count` says of these rows, `model` a fastText file.
     """
-    texts, places = windows.sample(data, offsets, WINDOW)
+    texts, places = _in_small_letters(*windows.sample(data, offsets, WINDOW))
     labels, chances = _predict(texts, places, model)
     languages = _languages(model)
     langs = [languages[label] for label in labels[:, 0]]
@@ -158,6 +191,27 @@ def identify(data: np.ndarray, offsets: np.ndarray, counts: np.ndarray, model: P
     return langs, scores.astype(np.float32)
 
 
+_CAPITALS = 0.6  # share of the letters that are one or the other
+
+
+def _in_small_letters(texts: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The texts, those in small letters that are mostly in capitals; as `schema.text_buffers` gives them."""
+    counts = cases.count(texts, places)
+    rows = np.flatnonzero(counts[:, 1] > _CAPITALS * counts.sum(axis=1))
+    if not len(rows):
+        return texts, places
+    pieces = [texts[start:end].tobytes() for start, end in itertools.pairwise(places.tolist())]
+    for row in rows:
+        pieces[row] = _small(pieces[row].decode()).encode()
+    sizes = np.cumsum([0, *map(len, pieces)])
+    return np.frombuffer(b"".join(pieces), np.uint8), sizes.astype(places.dtype)
+
+
+def _small(text: str) -> str:
+    """In small letters; where the capital I with a dot is written, the one without is that of Turkish."""
+    return (text.replace("I", "ı").replace("İ", "i") if "İ" in text else text).lower()
+
+
 @functools.cache
 def _load(path: Path) -> models.Classifier:
     return models.read(path)
@@ -170,8 +224,8 @@ def _languages(path: Path) -> list[str]:
 
 
 def _predict(texts: np.ndarray, places: np.ndarray, model: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The three likeliest labels of every text, and their probabilities."""
-    labels, chances = fasttext.predict(texts, places, _load(model).model, 3)
+    """The likeliest labels of every text, and their probabilities."""
+    labels, chances = fasttext.predict(texts, places, _load(model).model, _LABELS)
     # Sums of a hierarchical softmax in float32 end a little above 1.
     return labels, np.minimum(1.0, chances.astype(np.float64))
 
@@ -201,7 +255,14 @@ def _judge(found: list[Verdict], counts: np.ndarray, sample: bytes, known: froze
     if found and found[0].lang == "sh":
         member = next((verdict.lang for verdict in found if verdict.lang in _SERBO_CROATIAN), "hr")
         found[0] = Verdict(member, found[0].score)
-    return _with_second_opinion(found[0] if found else UNDETERMINED, sample, known)
+    verdict = _with_second_opinion(found[0] if found else UNDETERMINED, sample, known)
+    return _with_relatives(found, verdict) if found and verdict is found[0] else verdict
+
+
+def _with_relatives(found: list[Verdict], verdict: Verdict) -> Verdict:
+    relatives = _RELATIVES.get(verdict.lang, "").split()
+    added = sum(other.score for other in found[1:] if other.lang in relatives or other.lang == verdict.lang)
+    return Verdict(verdict.lang, min(1.0, verdict.score + added))
 
 
 def _by_letters(found: list[Verdict], sample: bytes, han: int, kana: int, hangul: int) -> Verdict:

@@ -17,11 +17,12 @@ from test_extract import sample_pages
 from pipeline import schema
 from stages import language
 from stages.extract import Extract
-from stages.kernels import script, windows
+from stages.kernels import cases, script, windows
 from stages.language import Language
 
 UDHR = json.loads((Path(__file__).parent / "data" / "udhr.json").read_text(encoding="utf-8"))["texts"]
 SAMPLES = Path(__file__).parent.parent / "data_samples"
+CHARS = st.one_of(st.characters(codec="utf-8"), st.sampled_from("a \n\x7f\x85\ufdd0\ufffd\ufffe\U0001ffff汉é😀"))
 
 
 def identify(texts: list[str | None], **config: object) -> pa.Table:
@@ -148,6 +149,69 @@ def test_what_is_kept_and_why_not() -> None:
     assert "drop" not in identify([english, german]).column_names
 
 
+@pytest.mark.parametrize("lang", ["en", "fr", "de", "es", "pl", "tr", "ru", "el", "vi", "cs", "hu"])
+def test_capitals_are_of_the_language_they_are_in(lang: str) -> None:
+    texts = [row["preamble"] for row in UDHR if row["lang"] == lang]
+    capitals = [text.replace("i", "İ").upper() if lang == "tr" else text.upper() for text in texts]
+    assert identify(capitals)["lang"].to_pylist() == [lang] * len(texts)
+    assert identify(capitals, keep=[lang])["drop"].to_pylist() == [None] * len(texts)
+    mixed = [*texts, *capitals, "", "我们"]  # each row by itself
+    assert identify(mixed)["lang"].to_pylist() == [lang] * 2 * len(texts) + ["und", "zh"]
+
+
+def test_ordinary_text_is_asked_about_as_it_is() -> None:
+    texts = ["The USA and the EU met in New York.", "ß", "BBC", "Ωμέγα", "12"]
+    data = windows.sample(*schema.text_buffers(pa.array(texts)), 600)
+    small = language._in_small_letters(*data)
+    assert small[0].tobytes().decode() == "".join(texts).replace("BBC", "bbc")
+    assert language._small("IŞIK İLE") == "ışık ile"
+    assert language._small("NIGHT") == "night"
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(CHARS | st.sampled_from("AÀaǅßΣσЖж"), max_size=30), max_size=5))
+def test_the_kernel_counts_capitals_as_plain_python_does(texts: list[str]) -> None:
+    counts = cases.count(*schema.text_buffers(pa.array(texts, pa.string())))
+    assert counts.tolist() == [[sum(map(str.islower, text)), sum(map(str.isupper, text))] for text in texts]
+
+
+CROATIAN = """Čuvar se četiri puta svake noći penjao uz stube kako bi navio sat koji je okretao leću.
+    Kad je u luku stigla struja, svjetiljka je zamijenjena, ali je stara leća ostala."""
+NYNORSK = "Om hausten får biene sukkerlake, opninga vert gjord smal så ingen mus kan kome inn, og kuba får vere i fred."
+SLOVENE = "Ko je v pristanišče prišla elektrika, so svetilko zamenjali, stara leča pa je ostala, ker niso našli boljše."
+
+
+@pytest.mark.parametrize(("text", "lang"), [(CROATIAN, "hr"), (NYNORSK, "nn"), (SLOVENE, "sl")])
+def test_relatives_do_not_cost_a_document_its_place(text: str, lang: str) -> None:
+    assert predict(text)[0].score < 0.65
+    row = identify([text], keep=[lang]).to_pylist()[0]
+    assert (row["lang"], row["drop"]) == (lang, None)
+    assert row["lang_score"] > 0.65
+    assert identify([text], keep=["en"])["drop"].to_pylist() == ["language"]
+
+
+def test_the_score_is_that_of_the_language_and_its_relatives() -> None:
+    found = [language.Verdict("hr", 0.4), language.Verdict("sh", 0.3), language.Verdict("en", 0.2)]
+    assert language._with_relatives(found, found[0]) == ("hr", pytest.approx(0.7))
+    found = [language.Verdict("fi", 0.4), language.Verdict("et", 0.3)]
+    assert language._with_relatives(found, found[0]) == ("fi", 0.4)
+
+
+def test_thresholds_of_languages_the_model_is_rarely_sure_of() -> None:
+    irish = next(row["preamble"] for row in UDHR if row["lang"] == "ga")
+
+    def drop(**config: object) -> tuple[str | None, float | None]:
+        row = identify([irish[:60]], keep=["ga"], **config).to_pylist()[0]
+        return row["drop"], row["drop_limit"]
+
+    assert Language()._limit("ga") == 0.25
+    assert Language(min_score=0.1)._limit("ga") == 0.1
+    assert Language(scores={"ga": 0.9})._limit("ga") == 0.9
+    assert Language()._limit("en") == 0.65
+    assert drop() == (None, None)
+    assert drop(scores={"ga": 1.0}) == ("language_score", 1.0)
+
+
 def test_a_row_already_dropped_keeps_its_reason() -> None:
     docs = schema.mark(pa.table({"text": ["Alle Menschen sind frei geboren."]}), ["empty"])
     assert Language(keep=["en"]).apply(docs)["drop"].to_pylist() == ["empty"]
@@ -205,9 +269,6 @@ def plainly_sampled(text: str, width: int) -> str:
 
 def is_refused(char: str) -> bool:
     return unicodedata.category(char) == "Cc" or 0xFDD0 <= ord(char) <= 0xFDEF or ord(char) & 0xFFFF in (0xFFFE, 0xFFFF)
-
-
-CHARS = st.one_of(st.characters(codec="utf-8"), st.sampled_from("a \n\x7f\x85\ufdd0\ufffd\ufffe\U0001ffff汉é😀"))
 
 
 @settings(deadline=None)
