@@ -32,7 +32,7 @@ _TAGS = re.compile(
     rb"<(script|style)\b(?:.*?</\1|.*\Z)|<!--(?:.*?-->|.*\Z)|<[^<>]*>",  # none of it looks at a byte twice
     re.IGNORECASE | re.DOTALL,
 )
-_SAMPLE = 1 << 13  # bytes that the choice of a charset is made by
+_SAMPLE = 1 << 12  # bytes that the choice of a charset is made by
 _BEFORE = 200  # bytes of a line before its first byte beyond ASCII
 _BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
 _DAMAGE = 200  # a text may have one damaged character in so many

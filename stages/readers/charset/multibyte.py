@@ -4,13 +4,13 @@ import codecs
 import functools
 import re
 import unicodedata
+from collections import Counter
 from typing import NamedTuple
 
 from stages.readers.charset.labels import python_codec
 from stages.readers.charset.likelihood import mixed, split
 
 _LANGUAGES = {"gb18030": "zh", "big5": "zh", "shift_jis": "ja", "euc-jp": "ja", "euc-kr": "ko", "johab": "ko"}
-_SAMPLE = 2000  # characters beyond ASCII that a score is made of
 _ASCII_CHARS = re.compile("[\x00-\x7f]+")
 _INNER = "[^\x00-\x7f\u3000-\u3011\uff01-\uff1f]"
 _EDGE = re.compile(f"(?<=[A-Za-z]){_INNER}|{_INNER}(?=[A-Za-z])")
@@ -83,10 +83,12 @@ def _score(words: bytes, name: str, letters: int, high_letters: int) -> float:
 
     Those that are the second byte of a character are part of its cost; the others in such words are paid for singly.
     """
-    text, _ = read(words, name)
+    text = words.decode(python_codec(name), "replace")  # faster than `read`, and of the same text but for a few signs
     taken = letters - len(_ASCII_LETTERS.findall(text))
     beyond = _ASCII_CHARS.sub("", text)
-    cost = sum(_cost(char, name) for char in beyond) + _ASCII_LETTER * max(0, high_letters - taken)
+    cost = sum(_cost(char, name) * count for char, count in Counter(beyond).items()) + _ASCII_LETTER * max(
+        0, high_letters - taken
+    )
     return cost + _AT_EDGE * len(_EDGE.findall(text)) + _ALONE_COST * len(_ALONE.findall(text))
 
 
