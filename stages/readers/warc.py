@@ -123,7 +123,7 @@ def _document(row: Row, record: Record, media_type: str | None, head: http.Respo
     decoded = decode(body, charset, html=mime == "text/html")
     if decoded is None:
         return row._replace(reason="undecodable", mime=mime)
-    about = {"content_type": said} if said else {}
+    about = {"content_type": media_type} if media_type else {}
     notes = decoded.notes()
     return row._replace(
         text=decoded.text,
