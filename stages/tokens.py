@@ -1,7 +1,9 @@
 """Text to token ids, by a Hugging Face `tokenizer.json` or by a byte-level BPE trained on the surviving documents.
 
 Ids are exactly those of the `tokenizers` library, with EOS appended to every document. The text of a document is only
-ever text: "<|endoftext|>" written in a web page becomes ordinary tokens, not the end of a document.
+ever text: "<|endoftext|>" written in a web page becomes ordinary tokens, not the end of a document. The library's own
+switch for this covers only one of the ways in which text becomes a special token, so the ids of every document are
+checked. A document with such an id is encoded again, with a vocabulary in which special tokens have other names.
 
 `fastokens` gives the same ids about forty times faster, and is never taken at its word. It is used for byte-level BPE
 only, after it has agreed with `tokenizers` on a probe in this process, and while it agrees on a sample of every batch;
@@ -28,6 +30,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from pipeline import storage
 from pipeline.schema import set_column, split_batches, text_bytes
 from pipeline.stage import Stage
+from stages.encoding import vocabulary
 from stages.kernels import bpe
 from stages.kernels import text as characters
 
@@ -70,11 +73,27 @@ _FAST, _HF, _FALLBACK = "fastokens", "hf", "fallback"
 """What encoded a batch: the fast library; `tokenizers`, as there is no fast one; `tokenizers`, as the two differed."""
 
 
+_SPECIAL, _UNKNOWN = np.uint8(1), np.uint8(2)
+"""Kinds of ids: a special token's, which no text may become; that of unknown characters."""
+
+_NAMED = 20
+"""Special tokens that an error message lists."""
+
+
 class Flat(NamedTuple):
     """The ids of some texts (uint32), one after the other, and where each begins (int64, texts + 1)."""
 
     ids: np.ndarray
     offsets: np.ndarray
+
+
+class Encoded(NamedTuple):
+    """A batch of documents as ids."""
+
+    encoder: str
+    ids: np.ndarray  # of all documents one after the other, EOS after each
+    lengths: np.ndarray  # int32, of each document, EOS included
+    changed: int  # documents in which the text of a special token stood
 
 
 class Training(BaseModel):
@@ -118,8 +137,15 @@ class Tokens(Stage):
 
     @model_validator(mode="after")
     def _eos_is_known(self) -> "Tokens":
-        if self.tokenizer and self.tokenizer.is_file() and load(self.tokenizer).token_to_id(self.eos) is None:
-            raise ValueError(f"eos: {self.tokenizer} has no token '{self.eos}'")
+        if self.train and self.eos in ("", *pre_tokenizers.ByteLevel.alphabet()):
+            raise ValueError(f"eos: '{self.eos}' is part of ordinary text; take a longer name, as <|endoftext|>")
+        if self.tokenizer and self.tokenizer.is_file():
+            content = _content(self.tokenizer)
+            if load(self.tokenizer).token_to_id(self.eos) is None:
+                raise ValueError(f"eos: {self.tokenizer} has no token '{self.eos}'; {_named(content)}")
+            if vocabulary.is_of_text(content, self.eos, pre_tokenizers.ByteLevel.alphabet()):
+                raise ValueError(f"eos: in {self.tokenizer} the token '{self.eos}' is a byte of ordinary text; "
+                                 f"{_named(content)}")  # fmt: skip
         return self
 
     def columns(self) -> dict[str, pa.DataType]:
@@ -152,19 +178,24 @@ class Tokens(Stage):
     def apply(self, docs: pa.Table) -> pa.Table:
         path = Path(self.tokenizer or "")
         end = int(load(path).token_to_id(self.eos) or 0)  # known to be there since the configuration was checked
-        encoder, ids, lengths = _encode(path, docs, end, self._dtype(), self.encoder == "auto")
-        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
-        lists = pa.ListArray.from_arrays(offsets, ids)
+        encoded = _encode(path, docs, end, self._dtype(), self.encoder == "auto")
+        offsets = np.concatenate([[0], np.cumsum(encoded.lengths, dtype=np.int64)]).astype(np.int32)
+        lists = pa.ListArray.from_arrays(offsets, encoded.ids)
         facts = {"tokenizer": str(path), "eos": self.eos, "eos_id": str(end), "vocab_size": str(vocab_size(path)),
-                 "encoder": encoder}  # fmt: skip
+                 "encoder": encoded.encoder, "special_text": str(encoded.changed)}  # fmt: skip
         docs = docs.append_column(pa.field("input_ids", lists.type, metadata=facts), lists)
-        return set_column(docs, "n_tokens", pa.array(lengths))
+        return set_column(docs, "n_tokens", pa.array(encoded.lengths))
 
     def tally(self, docs: pa.Table) -> dict[str, int]:
-        """Tokens; and the documents that were not encoded by the fast encoder: `encoder_hf`, `encoder_fallback`."""
+        """Tokens; the documents that were not encoded by the fast encoder: `encoder_hf`, `encoder_fallback`; those in
+        which the text of a special token stood and would have become that token: `special_text`."""
+        facts = docs.schema.field("input_ids").metadata or {}
         counts = {"tokens": int(np.sum(docs["n_tokens"].to_numpy()))}
-        encoder = (docs.schema.field("input_ids").metadata or {}).get(b"encoder", b"").decode()
-        return counts if encoder in (_FAST, "") else {**counts, f"encoder_{encoder}": len(docs)}
+        if (encoder := facts.get(b"encoder", b"").decode()) not in (_FAST, ""):
+            counts[f"encoder_{encoder}"] = len(docs)
+        if changed := int(facts.get(b"special_text", 0)):
+            counts["special_text"] = changed
+        return counts
 
 
 def trained(texts: Iterable[list[str]], vocab_size: int, eos: str) -> Tokenizer:
@@ -209,11 +240,47 @@ def load(path: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # noqa: BLE001 - the library raises bare Exception for whatever is wrong with the file
         raise ValueError(f"{path} is not a tokenizer.json: {error}") from None
-    tokenizer.encode_special_tokens = True
+    tokenizer.encode_special_tokens = True  # what text they are is not looked for; a model may know them even so
     tokenizer.no_padding()
     tokenizer.no_truncation()
     if isinstance(tokenizer.model, models.BPE):
         tokenizer.model.dropout = None
+    return tokenizer
+
+
+def _content(path: Path) -> vocabulary.Content:
+    """The content of the tokenizer at `path`, in the form that this version of the library writes."""
+    return json.loads(load(path).to_str())
+
+
+def _named(content: vocabulary.Content) -> str:
+    """The special tokens of a tokenizer, for an error message."""
+    names = list(vocabulary.specials(content))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"its special tokens: {', '.join(names[:_NAMED])}{more}" if names else "it has no special tokens"
+
+
+@functools.cache
+def kinds(path: Path, end: int) -> np.ndarray:
+    """uint8, one for each id of the tokenizer at `path`: `_SPECIAL`, `_UNKNOWN` or 0. `end` is the id of EOS, which is
+    special however the file marks it; the token for unknown characters is not, since text may become it."""
+    content = _content(path)
+    table = np.zeros(vocab_size(path), np.uint8)
+    unknown = vocabulary.unknown(content)
+    for id_ in vocabulary.specials(content).values():
+        table[id_] = _SPECIAL
+    if unknown:
+        table[unknown[1]] = _UNKNOWN
+    table[end] = _SPECIAL
+    return table
+
+
+@functools.cache
+def plain(path: Path, end: int) -> Tokenizer:
+    """The tokenizer at `path` with other names for its special tokens: it encodes their text as any other text."""
+    special = set(np.flatnonzero(kinds(path, end)).tolist())
+    tokenizer = Tokenizer.from_str(json.dumps(vocabulary.hidden(_content(path), special)))
+    tokenizer.encode_special_tokens = True
     return tokenizer
 
 
@@ -226,8 +293,8 @@ def vocab_size(path: Path) -> int:
 @functools.cache
 def fast(path: Path) -> Any | None:
     """The fast encoder of the tokenizer at `path`; None where the library is missing or the tokenizer is not for it."""
-    text = load(path).to_str()
-    return _fast(text) if _is_byte_level(json.loads(text)) else None
+    content = _content(path)
+    return _fast(json.dumps(vocabulary.filled(content))) if _is_byte_level(content) else None
 
 
 def _is_byte_level(tokenizer: dict[str, Any]) -> bool:
@@ -258,7 +325,7 @@ def _proven(path: Path) -> bool:
     The two may know different versions of Unicode: `tokenizers` before 0.21.2 takes letters newer than Unicode 14 for
     signs. Few ids show it with a common vocabulary, so it is replaced by one in which every split shows.
     """
-    split = json.dumps({**json.loads(load(path).to_str()), "model": _showing(), "added_tokens": []})
+    split = json.dumps({**_content(path), "model": _showing(), "added_tokens": []})
     encoder = _fast(split)
     return encoder is not None and _agree(Tokenizer.from_str(split), encoder, _probe())
 
@@ -268,8 +335,8 @@ def _showing() -> dict[str, Any]:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pairs = [pair for byte in alphabet for sign in "a1!ĠĊ" for pair in ((byte, sign), (sign, byte))]
     merges = list(dict.fromkeys(pairs))
-    vocabulary = dict.fromkeys([*alphabet, *("".join(pair) for pair in merges)])
-    return {"type": "BPE", "vocab": {token: id_ for id_, token in enumerate(vocabulary)}, "merges": merges}
+    tokens = dict.fromkeys([*alphabet, *("".join(pair) for pair in merges)])
+    return {"type": "BPE", "vocab": {token: id_ for id_, token in enumerate(tokens)}, "merges": merges}
 
 
 @functools.cache
@@ -327,26 +394,67 @@ def _remembering_little(path: Path) -> Any | None:
     return fast(path)
 
 
-def _encode(path: Path, docs: pa.Table, end: int, dtype: str, auto: bool) -> tuple[str, np.ndarray, np.ndarray]:
-    """What encoded `docs`, their ids one after the other with `end` after each document, the length of each (int32)."""
+def _encode(path: Path, docs: pa.Table, end: int, dtype: str, auto: bool) -> Encoded:
+    """The ids of `docs`, with `end` after each document; `auto`: by the fast encoder where that gives the same."""
     tokenizer, encoder = load(path), _remembering_little(path) if auto else None
+    by_tokenizers = functools.partial(by_hf, tokenizer)
     if encoder is None:
-        return _HF, *_flat(functools.partial(by_hf, tokenizer), docs, end, dtype)
+        return Encoded(_HF, *_flat(path, by_tokenizers, docs, end, dtype))
     try:
         if _proven(path) and _agree(tokenizer, encoder, _windows(docs)):
-            return _FAST, *_flat(functools.partial(_by_either, tokenizer, encoder), docs, end, dtype)
+            by_one = functools.partial(_by_either, tokenizer, encoder)
+            return Encoded(_FAST, *_flat(path, by_one, docs, end, dtype))
     except ValueError:  # it gave up on a text
         pass
-    return _FALLBACK, *_flat(functools.partial(by_hf, tokenizer), docs, end, dtype)
+    return Encoded(_FALLBACK, *_flat(path, by_tokenizers, docs, end, dtype))
 
 
-def _flat(encode: Callable[[list[str]], Flat], docs: pa.Table, end: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    ids, lengths = [np.zeros(0, dtype)], [np.zeros(0, np.int32)]
+def _flat(
+    path: Path, encode: Callable[[list[str]], Flat], docs: pa.Table, end: int, dtype: str
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Ids, lengths and the count of documents with the text of a special token, as `Encoded` has them."""
+    ids, lengths, changed = [np.zeros(0, dtype)], [np.zeros(0, np.int32)], 0
     for chunk in split_batches(docs.select(["text"]), _CHUNK):
-        flat = encode([text or "" for text in chunk["text"].to_pylist()])
+        texts = [text or "" for text in chunk["text"].to_pylist()]
+        flat, count = as_text(path, end, texts, encode(texts))
         ids.append(bpe.terminated(*flat, end, dtype))
         lengths.append((np.diff(flat.offsets) + 1).astype(np.int32))
-    return np.concatenate(ids), np.concatenate(lengths)
+        changed += count
+    return np.concatenate(ids), np.concatenate(lengths), changed
+
+
+def as_text(path: Path, end: int, texts: list[str], flat: Flat) -> tuple[Flat, int]:
+    """`flat`, the ids of `texts`, without any id of a special token, and the number of texts that had one.
+
+    Such a text is encoded again as a whole by the `plain` tokenizer. What this cannot encode otherwise is left out, so
+    that no special token ever stands inside a document.
+    """
+    table = kinds(path, end)
+    found = bpe.kinds_in(*flat, table)
+    rows = [row for row in np.flatnonzero(found).tolist() if found[row] & _SPECIAL or _says_unknown(path, texts[row])]
+    if not rows:
+        return flat, 0
+    again = by_hf(plain(path, end), [texts[row] for row in rows])
+    parts = np.split(flat.ids, flat.offsets[1:-1])
+    for row, ids in zip(rows, np.split(again.ids, again.offsets[1:-1])):
+        parts[row] = ids[table[ids] & _SPECIAL == 0]
+    changed = sum(not np.array_equal(parts[row], flat.ids[slice(*flat.offsets[row : row + 2])]) for row in rows)
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts], dtype=np.int64)])
+    return Flat(np.concatenate(parts), offsets), changed
+
+
+def _says_unknown(path: Path, text: str) -> bool:
+    """Whether a text that has unknown characters also contains the name of the token for them."""
+    tokenizer, name = load(path), _unknown(path)
+    normalizer = tokenizer.normalizer
+    return name is not None and name in (text if normalizer is None else normalizer.normalize_str(text))
+
+
+@functools.cache
+def _unknown(path: Path) -> str | None:
+    """The name of the token for unknown characters."""
+    unknown = vocabulary.unknown(_content(path))
+    return unknown[0] if unknown else None
 
 
 def _windows(docs: pa.Table) -> list[str]:

@@ -1,4 +1,4 @@
-"""Token ids of a batch: from the encoder's buffer into the column's, an end after every document, in one pass."""
+"""Token ids of a batch: what kinds of ids a document has; the ids with an end after every document."""
 
 import numpy as np
 
@@ -21,3 +21,22 @@ def _terminate(ids, offsets, end, out):  # type: ignore[no-untyped-def]
         for place in range(offsets[row], offsets[row + 1]):
             out[place + row] = ids[place]
         out[offsets[row + 1] + row] = end
+
+
+def kinds_in(ids: np.ndarray, offsets: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """uint8 a document: the bits of `kinds` (uint8, one for each id of the vocabulary) that any of its ids has.
+
+    `ids` and `offsets` are as for `terminated`. Every id must be below `len(kinds)`.
+    """
+    out = np.zeros(len(offsets) - 1, np.uint8)
+    _gather_kinds(constant(ids), constant(offsets), constant(kinds), out)
+    return out
+
+
+@kernel
+def _gather_kinds(ids, offsets, kinds, out):  # type: ignore[no-untyped-def]
+    for row in range(len(out)):
+        bits = out[row]
+        for place in range(offsets[row], offsets[row + 1]):
+            bits |= kinds[ids[place]]
+        out[row] = bits
