@@ -35,8 +35,9 @@ def made(folder: Path, tokens: int) -> corpus.Corpus:
     corpus.write_idx(folder / "part-00000.idx", np.full(count, DOCUMENT), "uint16")
     pq.write_table(pa.table({"n_tokens": np.full(count, DOCUMENT, np.int32)}), folder / "docs.parquet")
     shard = {"name": "part-00000", "split": "train", "documents": count, "tokens": len(ids)}
-    manifest = {"format": "memmap", "dtype": "uint16", "vocab_size": 257, "eos_id": 256, "documents": count,
-                "tokens": len(ids), "shards": [shard], "files": {}}  # fmt: skip
+    manifest = {"format": "memmap", "dtype": "uint16", "vocab_size": 257, "eos_token": "<|endoftext|>", "eos_id": 256,
+                "documents": count, "tokens": len(ids), "shards": [shard], "files": {},
+                "tokenizer": {"file": "tokenizer.json", "sha256": ""}}  # fmt: skip
     (folder / corpus.MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     return corpus.open(folder)
 

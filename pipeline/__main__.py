@@ -219,9 +219,13 @@ def explain(run_: RunArg, document: Annotated[str, typer.Argument(help="Its id, 
 
 
 @app.command()
-def verify(run_: RunArg) -> None:
-    """Check a finished run: checksums, counts, token ids, ledger."""
-    folder = reading.run_folder(run_)
+def verify(
+    run_: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run directory, the name of one under runs/, or a corpus folder.")
+    ],
+) -> None:
+    """Check a finished run or a corpus: sizes, checksums, counts, token ids, and of a run its ledger."""
+    folder = browse.run_or_corpus(run_)
     wrong, said = browse.verify(folder)
     for line in said:
         console.say(line)

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline import corpus, increments, ledger, rundir, storage
-from pipeline.reading import NotARun, groups, kept, members, rejects, report
+from pipeline import corpus, increments, ledger, manifest, rundir, storage
+from pipeline.reading import NotARun, groups, kept, members, rejects, report, run_folder
 from pipeline.rundir import GroupDir, Outline, RunDir
 from pipeline.stage import Sink
 
@@ -21,6 +21,22 @@ class Story(NamedTuple):
     text: str
     lines: list[str]
     keeper: str | None  # the text it is a duplicate of
+
+
+def run_or_corpus(name: str) -> Path:
+    """What `verify` checks: the folder of a corpus, wherever it was copied to, or a run directory. Raises `NotARun`."""
+    if _is_bare_corpus(Path(name)):
+        return Path(name)
+    try:
+        return run_folder(name)
+    except NotARun as error:
+        raise NotARun(f"{error}, and no corpus ({name} has no {manifest.MANIFEST})") from None
+
+
+def _is_bare_corpus(folder: Path) -> bool:
+    """Whether a folder holds a corpus, or a chain of them, without the run that made it."""
+    chain = (folder / corpus.LATEST).is_file() and not increments.of(folder)
+    return chain or (folder / manifest.MANIFEST).is_file()
 
 
 def state(folder: Path) -> str:
@@ -82,7 +98,7 @@ def mixture(outline: Outline, folder: Path, sink: Sink) -> dict[str, Any] | None
     """
     *_, before, last = rundir.progress(outline, RunDir(folder), inputs=True)
     if last.done:
-        return storage.read_json(folder / outline.groups[-1].folder / corpus.MANIFEST).get("mix")
+        return (manifest.read(folder / outline.groups[-1].folder) or {}).get("mix")
     return sink.foreseen([documents.path for documents in before.left]) if before.left else None
 
 
@@ -227,10 +243,13 @@ def _judged(row: dict[str, Any]) -> str:
 
 
 def verify(folder: Path) -> tuple[list[str], list[str]]:
-    """What is wrong with a run, and what was checked, in sentences; of increments each one, and the whole chain.
+    """What is wrong with a run or a corpus, and what was checked, in sentences; of increments each one, and the
+    whole chain.
 
-    What is damaged is noted in the run directory, so that the next run makes it again.
+    What is damaged in a run is noted in the run directory, so that the next run makes it again.
     """
+    if _is_bare_corpus(folder):
+        return _verify_corpus(folder, [])
     if increments.of(folder):
         return _verify_increments(folder)
     wrong, checked, receipts = _verify(folder)
@@ -256,17 +275,17 @@ def _verify_increments(folder: Path) -> tuple[list[str], list[str]]:
     if wrong or not last:
         return wrong, checked
     wrong, checked = _verify_corpus(folder, checked)
-    linked = last if wrong else len(corpus.open(folder).parts)
+    linked = last if wrong else len(corpus.open(folder, sizes=False).parts)
     if linked < last:
         wrong.append(f"{folder}: {last} increments, but only {linked} corpora are linked to each other")
     return wrong, checked
 
 
 def _verify_corpus(folder: Path, checked: list[str]) -> tuple[list[str], list[str]]:
-    """What is wrong with the corpus that a run made, and with its parents."""
+    """What is wrong with the corpus in a folder or of a run, and with its parents."""
     try:
-        made = corpus.open(folder)
-    except (corpus.NotACorpus, storage.Damaged) as error:
+        made = corpus.open(folder, sizes=False)
+    except corpus.NotACorpus as error:
         return [str(error)], checked
     told = f"{len(made):,} documents, {made.n_tokens:,} tokens in {len(made.shards)} shards"
     return corpus.verify(made), [*checked, told]

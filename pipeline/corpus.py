@@ -7,8 +7,9 @@
     tokenizer.json   what made the ids
     manifest.json    dtype, vocabulary, EOS, counts, checksums; written last, so a corpus with a manifest is whole
 
-`np.memmap(path, dtype)` reads a `.bin` as nanoGPT does. With `format: parquet` a shard is one `.parquet` file with a
-list column `input_ids` instead.
+`np.memmap(path, dtype)` reads a `.bin` as nanoGPT does. With `format: parquet` a shard is one file of two columns, `id`
+and `input_ids`, `train-00000.parquet` or `validation-00000.parquet`: under these names `datasets.load_dataset(FOLDER)`
+finds both splits and leaves `docs.parquet` alone.
 
 A corpus that grows is a chain: a manifest with `parent` (a folder, relative to its own) and `parent_sha256` (of the
 manifest there) holds only what is new, and opens as one corpus with all before it, the oldest first. Since it names
@@ -31,9 +32,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
+from pipeline import manifest as manifests
 from pipeline import storage
+from pipeline.manifest import MANIFEST, NotACorpus
 
-MANIFEST = "manifest.json"
 LATEST = "LATEST"
 _MAGIC = b"MMIDIDX\x00\x00"
 _MEGATRON_CODE = {"uint16": 8, "uint32": 4}  # Megatron has no uint32: int32 is the same bytes below 2**31
@@ -45,13 +47,18 @@ _ALIKE = ("tokenizer", "dtype", "vocab_size", "eos_id", "eos_token", "format")
 """What the corpora of a chain must have in common; of the tokenizer, its sha256."""
 
 
-class NotACorpus(ValueError):
-    """A path that holds no finished corpus; the message says what is missing."""
+_PREFIXES = {"memmap": {"train": "part", "val": "val"}, "parquet": {"train": "train", "val": "validation"}}
+"""Begins the name of a shard, by format and split. Hugging Face reads splits off file names."""
 
 
 def dtype_for(vocab_size: int) -> str:
     """The narrowest of the two widths the field reads that holds every id."""
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
+
+
+def shard_name(format_: str, split: str, number: int) -> str:
+    """The name of a new shard, without suffix. A reader takes the names of the manifest, which may be others."""
+    return f"{_PREFIXES[format_][split]}-{number:05d}"
 
 
 def write_bin(path: Path, documents: Iterable[np.ndarray], dtype: str) -> int:
@@ -65,13 +72,18 @@ def write_bin(path: Path, documents: Iterable[np.ndarray], dtype: str) -> int:
     return count
 
 
-def write_lists(path: Path, names: pa.ChunkedArray, documents: Iterable[np.ndarray], dtype: str) -> None:
-    """Write `id` (of `names`) and `input_ids` of each document as Parquet, some documents a row group."""
-    lists, documents, first = pa.list_(pa.from_numpy_dtype(dtype)), iter(documents), 0
-    schema = pa.schema([("id", pa.string()), ("input_ids", lists)])
+def write_lists(path: Path, names: pa.ChunkedArray, documents: Iterable[np.ndarray]) -> None:
+    """Write `id` (of `names`) and `input_ids` of each document as Parquet, some documents a row group.
+
+    Ids are int32, the type that Hugging Face's `datasets` itself gives a column of this name.
+    """
+    documents, first = iter(documents), 0
+    schema = pa.schema([("id", pa.string()), ("input_ids", pa.list_(pa.int32()))])
     with storage.atomic(path) as beside, pq.ParquetWriter(beside, schema, **storage.PARQUET) as writer:
         while block := list(islice(documents, _TOGETHER)):  # a shard is never in memory whole
-            rows = [names.slice(first, len(block)).combine_chunks(), pa.array(block, lists)]
+            offsets = np.cumsum([0, *map(len, block)], dtype=np.int32)
+            lists = pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(block)).cast(pa.int32()))
+            rows = [names.slice(first, len(block)).combine_chunks(), lists]
             writer.write_table(pa.table(rows, schema))
             first += len(block)
 
@@ -92,13 +104,12 @@ def write_idx(path: Path, lengths: np.ndarray, dtype: str) -> None:
 def read_idx(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Lengths (int32, tokens) and byte offsets (int64) of the documents of a shard, mapped from its `.idx`."""
     with path.open("rb") as handle:
-        head = handle.read(34)
-    if len(head) < 34 or head[:9] != _MAGIC:
+        head = handle.read(manifests.IDX_HEAD)
+    if len(head) < manifests.IDX_HEAD or head[:9] != _MAGIC:
         raise NotACorpus(f"{path}: not a Megatron index")
     count = struct.unpack_from("<Q", head, 18)[0]
-    whole = np.memmap(path, np.uint8, "r")
-    lengths = whole[34 : 34 + 4 * count].view("<i4")
-    return lengths, whole[34 + 4 * count : 34 + 12 * count].view("<i8")
+    rest = np.memmap(path, np.uint8, "r")[manifests.IDX_HEAD :]
+    return rest[: 4 * count].view("<i4"), rest[4 * count : 12 * count].view("<i8")
 
 
 class Part(NamedTuple):
@@ -221,19 +232,37 @@ def latest(folder: Path) -> Path | None:
         return None
 
 
-def open(path: str | Path) -> Corpus:  # noqa: A001 - read as corpus.open(path)
+def open(path: str | Path, *, sizes: bool = True) -> Corpus:  # noqa: A001 - read as corpus.open(path)
     """Open a corpus with its parents: its own folder, the run directory that made it, or a folder with `LATEST`.
 
-    Raises `NotACorpus`, also where a parent is missing, changed since, or of another vocabulary.
+    Raises `NotACorpus`, also where a parent is missing, changed since, or of another vocabulary, and where a file is
+    missing or does not have the size or rows that the manifest says. `sizes=False` leaves the files to `verify`.
     """
     folder = latest(Path(path)) or Path(path)
-    report = storage.read_json(folder / "report.json")
-    if report and not (folder / MANIFEST).exists():
-        folder = folder / report["groups"][-1]["folder"]
-    manifest = storage.read_json(folder / MANIFEST)
+    if not (folder / MANIFEST).exists():
+        folder = _made_by(folder) or folder
+    manifest = manifests.read(folder)
     if manifest is None:
         raise NotACorpus(f"{path}: no {MANIFEST} there; is the run finished, and does it end in 'shards'?")
-    return Corpus(folder, manifest, _parents(folder, manifest))
+    opened = Corpus(folder, manifest, _parents(folder, manifest))
+    if sizes and (wrong := _misfits(opened)):
+        more = f"; {len(wrong) - 1} more files are wrong, `verify` lists them" if len(wrong) > 1 else ""
+        raise NotACorpus(f"{next(iter(wrong.values()))}{more}")
+    return opened
+
+
+def _made_by(run: Path) -> Path | None:
+    """The folder of the last group of a run, which has its corpus; None where there is no report of a run."""
+    try:
+        found = storage.read_json(run / "report.json")
+        return run / found["groups"][-1]["folder"] if found else None
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise NotACorpus(f"{run / 'report.json'} is damaged: it does not say where the corpus of this run is") from None
+
+
+def _misfits(corpus: Corpus) -> dict[Path, str]:
+    """The files of a corpus and its parents that are missing or of another size, each with a message."""
+    return {path: message for part in corpus.parts for path, message in manifests.misfits(*part).items()}
 
 
 def _parents(folder: Path, manifest: dict[str, Any]) -> list[Part]:
@@ -244,7 +273,7 @@ def _parents(folder: Path, manifest: dict[str, Any]) -> list[Part]:
         home = (child.folder / parent).resolve()
         if home in {part.folder.resolve() for part in chain}:
             raise NotACorpus(f"{child.folder}: its parents go round in a circle, back to {home}")
-        found = storage.read_json(home / MANIFEST)
+        found = manifests.read(home)
         if found is None:
             raise NotACorpus(f"{child.folder}: its parent {home} has no {MANIFEST}; a corpus that grew needs all of it")
         if storage.sha256(home / MANIFEST) != child.manifest.get("parent_sha256"):
@@ -264,43 +293,42 @@ def _told(manifest: dict[str, Any], name: str) -> Any:
 def verify(corpus: Corpus) -> list[str]:
     """What is wrong with a corpus or any of its parents, a sentence each.
 
-    Checksums, counts, ids beyond the vocabulary, missing EOS.
+    Sizes, checksums, counts, ids beyond the vocabulary, documents without EOS at the end or with EOS inside.
     """
-    wrong = [
-        message
-        for part in corpus.parts
-        for name, facts in part.manifest["files"].items()
-        if (message := _check_file(part.folder / name, facts["sha256"]))
-    ]
+    wrong = _misfits(corpus)
+    for part in corpus.parts:
+        for name, facts in part.manifest["files"].items():
+            path = part.folder / name
+            if path not in wrong and storage.sha256(path) != facts["sha256"]:
+                wrong[path] = f"{path}: its content changed since it was written"
     if wrong:
-        return wrong
-    for shard in corpus.shards:
-        wrong += _check_shard(corpus, shard)
-    if len(corpus.docs) != len(corpus):
-        wrong.append(f"docs.parquet has {len(corpus.docs)} rows, the manifest says {len(corpus)} documents")
-    return wrong
-
-
-def _check_file(path: Path, expected: str) -> str | None:
-    if not path.exists():
-        return f"{path}: is missing"
-    return None if storage.sha256(path) == expected else f"{path}: its content changed since it was written"
+        return list(wrong.values())
+    return [message for shard in corpus.shards for message in _check_shard(corpus, shard)]
 
 
 def _check_shard(corpus: Corpus, shard: Shard) -> list[str]:
     tokens, rows = corpus.shard_tokens(shard), corpus.docs.slice(shard.first, shard.documents)
     lengths, offsets = rows["n_tokens"].to_numpy(), rows["offset"].to_numpy()
-    wrong = []
     if len(tokens) != shard.tokens or lengths.sum() != shard.tokens:
-        wrong.append(f"{shard.path}: {len(tokens)} tokens, {lengths.sum()} by docs.parquet, {shard.tokens} by manifest")
-        return wrong
-    if not np.array_equal(offsets, np.cumsum(lengths) - lengths):
+        return [f"{shard.path}: {len(tokens)} tokens, {lengths.sum()} by docs.parquet, {shard.tokens} by manifest"]
+    wrong = []
+    ends = np.cumsum(lengths, dtype=np.int64)
+    if not np.array_equal(offsets, ends - lengths):
         wrong.append(f"{shard.path}: the offsets of docs.parquet are not those of the lengths")
     if len(tokens) and (top := int(tokens.max())) >= corpus.manifest["vocab_size"]:
         wrong.append(f"{shard.path}: token id {top} in a vocabulary of {corpus.manifest['vocab_size']}")
-    missing = int((tokens[offsets + lengths - 1] != corpus.manifest["eos_id"]).sum()) if len(rows) else 0
-    if missing:
-        wrong.append(f"{shard.path}: {missing} documents do not end in EOS")
     if not np.array_equal(corpus.lengths(shard), lengths):
         wrong.append(f"{shard.path}: its .idx disagrees with docs.parquet")
+    return wrong + _check_ends(shard, np.flatnonzero(tokens == corpus.manifest["eos_id"]), ends)
+
+
+def _check_ends(shard: Shard, found: np.ndarray, ends: np.ndarray) -> list[str]:
+    """What is wrong with EOS, which stands at the places `found` of a shard whose documents end before `ends`."""
+    wrong = []
+    if missing := len(ends) - len(np.intersect1d(found, ends - 1)):
+        wrong.append(f"{shard.path}: {missing} documents do not end in EOS")
+    inside = np.setdiff1d(found, ends - 1)
+    if len(inside):
+        documents = len(np.unique(np.searchsorted(ends, inside, "right")))
+        wrong.append(f"{shard.path}: EOS stands {len(inside)} times inside documents, in {documents} of {len(ends)}")
     return wrong

@@ -3,14 +3,15 @@
 Most differ in the index beside one and the same payload, the ids of all documents one after the other: `megatron`,
 `nanogpt`, `datatrove` and `olmo` share the bytes by hard links where the file system allows. All is little-endian.
 
-    megatron   SHARD.bin + SHARD.idx, as the corpus has them
+    megatron   SHARD.bin + SHARD.idx, docs.parquet and manifest.json: a corpus that `corpus.open` and `verify` take
     nanogpt    train.bin, val.bin
     llmc       train_000000.bin ...: 1,024 bytes of header; EOS stands before each document, as in llm.c's scripts
     datatrove  SHARD.ds + SHARD.ds.index (end of each document, uint64) + SHARD.ds.metadata
     olmo       SHARD.npy (bare ids, no NumPy header) + SHARD.csv.gz (start,end,id,source,number)
     mds        train/, val/: index.json + shard.NNNNN.mds, samples of a fixed length
     litdata    train/, val/: index.json + chunk-0-N.bin, an item a document
-    parquet    SHARD.parquet: doc_id, input_ids
+    parquet    train-*.parquet, validation-*.parquet (id, input_ids), docs.parquet and manifest.json: a corpus, too;
+               `datasets.load_dataset(FOLDER)` gives its splits train and validation
 """
 
 import enum
@@ -20,6 +21,7 @@ import json
 import os
 import shutil
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,6 @@ def export(opened: Corpus, layout: Layout, folder: Path, length: int = 1024) -> 
     folder.mkdir(parents=True, exist_ok=True)
     writers: dict[Layout, Any] = {
         Layout.megatron: _megatron, Layout.llmc: _llmc, Layout.datatrove: _datatrove, Layout.olmo: _olmo,
-        Layout.parquet: _parquet,
     }  # fmt: skip
     if layout in writers:
         for shard in opened.shards:
@@ -77,6 +78,10 @@ def export(opened: Corpus, layout: Layout, folder: Path, length: int = 1024) -> 
         elif shards and layout is Layout.litdata:
             _litdata(opened, shards, folder / split)
     shutil.copyfile(opened.folder / opened.manifest["tokenizer"]["file"], folder / "tokenizer.json")
+    if layout is Layout.megatron:
+        _describe(opened, folder, "memmap", [shard.name for shard in opened.shards])
+    elif layout is Layout.parquet:
+        _describe(opened, folder, "parquet", _parquet(opened, folder))
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
@@ -200,8 +205,40 @@ def _litdata(opened: Corpus, shards: list[Shard], folder: Path) -> None:
     (folder / "index.json").write_text(json.dumps(index, sort_keys=True), encoding="utf-8")
 
 
-def _parquet(opened: Corpus, shard: Shard, folder: Path) -> None:
-    offsets = np.concatenate([[0], np.cumsum(opened.lengths(shard))])
-    ids = pa.LargeListArray.from_arrays(offsets, np.asarray(opened.shard_tokens(shard)))
-    docs = opened.docs["id"].slice(shard.first, shard.documents)
-    storage.write_table(folder / f"{shard.name}.parquet", pa.table({"doc_id": docs, "input_ids": ids}))
+def _parquet(opened: Corpus, folder: Path) -> list[str]:
+    """Write every shard under the name that a Parquet corpus gives it; returns the names, in the order of shards."""
+    names, numbers = [], Counter[str]()
+    for shard in opened.shards:
+        names.append(corpus.shard_name("parquet", shard.split, numbers[shard.split]))
+        numbers[shard.split] += 1
+        documents = np.split(np.asarray(opened.shard_tokens(shard)), np.cumsum(opened.lengths(shard))[:-1])
+        ids = opened.docs["id"].slice(shard.first, shard.documents)
+        corpus.write_lists(folder / f"{names[-1]}.parquet", ids, documents)
+    return names
+
+
+def _describe(opened: Corpus, folder: Path, format_: str, names: list[str]) -> None:
+    """Write `docs.parquet` and `manifest.json` beside the exported shards `names`; a chain becomes one corpus."""
+    sizes = [shard.documents for shard in opened.shards]
+    column = pa.chunked_array([pa.repeat(pa.scalar(name), size) for name, size in zip(names, sizes)], pa.string())
+    docs = opened.docs.set_column(opened.docs.column_names.index("shard"), "shard", column)
+    storage.write_table(folder / "docs.parquet", docs)
+    shards = [{"name": name, "split": shard.split, "documents": shard.documents, "tokens": shard.tokens}
+              for name, shard in zip(names, opened.shards)]  # fmt: skip
+    known = _known(opened, names) if format_ == opened.manifest["format"] == "memmap" else {}
+    files = {path.name: known.get(path.name) or {"bytes": path.stat().st_size, "sha256": storage.sha256(path)}
+             for path in sorted(folder.iterdir())}  # fmt: skip
+    kept = ("gristmill", "dtype", "vocab_size", "eos_token", "eos_id", "seed", "val_fraction")
+    told = {name: opened.manifest[name] for name in kept if name in opened.manifest}
+    tokenizer = {"file": "tokenizer.json", "sha256": files["tokenizer.json"]["sha256"]}
+    storage.write_json(folder / corpus.MANIFEST, {
+        **told, "format": format_, "tokenizer": tokenizer, "documents": len(opened), "tokens": opened.n_tokens,
+        "shards": shards, "files": files,
+    })  # fmt: skip
+
+
+def _known(opened: Corpus, names: list[str]) -> dict[str, Any]:
+    """What the manifests say of the files that hold the ids, which are not read again: they have the same bytes."""
+    listed = {part.folder / name: facts for part in opened.parts for name, facts in part.manifest["files"].items()}
+    paths = {f"{name}.bin": corpus.with_suffix(shard.path, ".bin") for name, shard in zip(names, opened.shards)}
+    return {name: listed[path] for name, path in paths.items() if path in listed}

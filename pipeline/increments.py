@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import config as configs
-from pipeline import corpus, rundir, storage
+from pipeline import corpus, manifest, rundir, storage
 from pipeline import plan as plans
 from pipeline.alarms import of_history
 from pipeline.config import Config, ConfigError, NamedStep
@@ -189,7 +189,7 @@ def _continuing(config: Config, folder: Path) -> Config:
     first = of(folder)[0].folder
     steps = [_learned(named, first) if plans.must_fit(named.step) else named for named in config.steps]
     steps[-1] = configs.changed(steps[-1], parent=parent)
-    vocabulary = (storage.read_json(parent / corpus.MANIFEST) or {}).get("tokenizer", {}).get("sha256")
+    vocabulary = (manifest.read(parent) or {}).get("tokenizer", {}).get("sha256")
     files = [path for named in steps for path in named.step.files() if path.is_file()]
     if vocabulary and vocabulary not in map(storage.sha256, files):
         raise ConfigError(

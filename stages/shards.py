@@ -21,6 +21,7 @@ import xxhash
 from pydantic import Field, field_validator
 
 from pipeline import corpus, storage
+from pipeline import manifest as manifests
 from pipeline.schema import mark, set_column, text_buffers
 from pipeline.stage import Refused, Sink, StageCount
 from stages.kernels import mixture
@@ -29,6 +30,9 @@ from stages.sharding.mix import Mix
 
 _LEFT_OUT = ("text", "input_ids", "mime")
 """Columns of a document that `docs.parquet` does not repeat."""
+
+_TOKENIZER_FACTS = ("tokenizer", "eos", "eos_id", "vocab_size")
+"""What the manifest needs of the facts that `tokens` puts on the column `input_ids`."""
 
 
 class ShardTask(NamedTuple):
@@ -65,7 +69,7 @@ class Shards(Sink):
         """With a mixture, which takes trying out: so that nothing is tokenized again for the next."""
         return self.mix is not None
 
-    format: Literal["memmap", "parquet"] = Field("memmap", description="memmap: .bin + .idx; parquet: input_ids lists.")
+    format: Literal["memmap", "parquet"] = Field("memmap", description="memmap: .bin + .idx; parquet: id, input_ids.")
     val_fraction: float = Field(0.005, ge=0, le=0.5, description="Share of documents held out, by keyed hash.")
     seed: int = Field(1, ge=0, lt=1 << 64, description="Of the document order and of the held-out choice.")
     shard_tokens: int = Field(100_000_000, ge=1, le=2_000_000_000, description="Tokens a shard may hold.")
@@ -75,7 +79,7 @@ class Shards(Sink):
     @field_validator("parent")
     @classmethod
     def _is_a_corpus(cls, parent: Path | None) -> Path | None:
-        if parent is not None and storage.read_json(parent / corpus.MANIFEST) is None:
+        if parent is not None and manifests.read(parent) is None:
             raise ValueError(f"{parent}: no finished corpus ({corpus.MANIFEST}) is there")
         return parent
 
@@ -167,11 +171,18 @@ class Shards(Sink):
             tokens = self._mixed(self.mix, scattered, Path(settled))
         outs = tuple(str(out) for out in scattered)
         tasks = []
-        for split, name, first in (("train", "part", 0), ("val", "val", runs.RANGES // 2)):
+        for split, first in (("train", 0), ("val", runs.RANGES // 2)):
             ranges = runs.cut(tokens[first : first + runs.RANGES // 2], self.shard_tokens)
             tasks += [
-                ShardTask(f"{name}-{i:05d}", split, (first + low) << 48, ((first + high) << 48) - 1, outs, settled)
-                for i, (low, high) in enumerate(ranges)
+                ShardTask(
+                    corpus.shard_name(self.format, split, number),
+                    split,
+                    (first + low) << 48,
+                    ((first + high) << 48) - 1,
+                    outs,
+                    settled,
+                )
+                for number, (low, high) in enumerate(ranges)
             ]
         return tasks
 
@@ -217,7 +228,7 @@ class Shards(Sink):
             corpus.write_bin(runs.named(out, ".bin"), ids, dtype)
             corpus.write_idx(runs.named(out, ".idx"), lengths, dtype)
         else:
-            corpus.write_lists(runs.named(out, ".parquet"), docs["id"], ids, dtype)
+            corpus.write_lists(runs.named(out, ".parquet"), docs["id"], ids)
         shard = {"name": task.name, "split": task.split, "documents": len(docs), "tokens": int(lengths.sum()),
                  "text_bytes": int(docs["n_bytes"].to_numpy().sum())}  # fmt: skip
         return {"shard": shard, "tokenizer": facts, **told}
@@ -263,8 +274,9 @@ class Shards(Sink):
         self, gathered: list[Path], shards: list[dict[str, Any]], facts: dict[str, str], folder: Path
     ) -> list[str]:
         """Link the shards and the tokenizer into `folder`, join `docs.parquet` there; returns the names."""
-        for path in [*folder.glob("part-*"), *folder.glob("val-*")]:  # of an earlier input
-            path.unlink()
+        for pattern in ("part-*", "val-*", "train-*", "validation-*"):  # of an earlier input
+            for path in folder.glob(pattern):
+                path.unlink()
         suffixes = (".bin", ".idx") if self.format == "memmap" else (".parquet",)
         files = {f"{shard['name']}{suffix}": runs.named(out, suffix)
                  for out, shard in zip(gathered, shards) for suffix in suffixes}  # fmt: skip
@@ -297,7 +309,7 @@ class Shards(Sink):
         if records:
             return records[0]["tokenizer"]
         assert self.parent
-        known = storage.read_json(self.parent / corpus.MANIFEST)
+        known = _manifest(self.parent)
         tokenizer = str(self.parent / known["tokenizer"]["file"])
         return {"tokenizer": tokenizer, "vocab_size": str(known["vocab_size"]), "eos": known["eos_token"],
                 "eos_id": str(known["eos_id"])}  # fmt: skip
@@ -306,7 +318,7 @@ class Shards(Sink):
         """Which corpus this one goes on from, with the checksum of its manifest; they are read as one."""
         if self.parent is None:
             return {}
-        known = storage.read_json(self.parent / corpus.MANIFEST)
+        known = _manifest(self.parent)
         for name in ("tokenizer", "eos_token", "vocab_size", "dtype", "format"):
             if manifest[name] != known[name]:
                 raise Refused(
@@ -317,12 +329,20 @@ class Shards(Sink):
         return {"parent": Path(parent).as_posix(), "parent_sha256": storage.sha256(self.parent / corpus.MANIFEST)}
 
 
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the parent, which was there when the configuration was checked. Raises `NotACorpus`."""
+    known = manifests.read(folder)
+    if known is None:
+        raise corpus.NotACorpus(f"{folder}: no {corpus.MANIFEST} is there any more")
+    return known
+
+
 def _facts(batch: pa.Table) -> dict[str, str]:
-    """What the tokens stage says of its tokenizer."""
+    """What the tokens stage says of its tokenizer; what it counted in this batch is left out."""
     facts = batch.schema.field("input_ids").metadata or {}
     if not facts:
         raise ValueError("column 'input_ids' does not say which tokenizer made it; put 'tokens' before 'shards'")
-    return {key.decode(): value.decode() for key, value in facts.items()}
+    return {key: facts[key.encode()].decode() for key in _TOKENIZER_FACTS}
 
 
 def _facts_of(run: pa.Table) -> dict[str, str]:

@@ -103,8 +103,8 @@ def test_golden_bytes_of_litdata(two: corpus.Corpus, tmp_path: Path) -> None:
 
 def test_parquet(small: corpus.Corpus, tmp_path: Path) -> None:
     export(small, Layout.parquet, tmp_path / "out")
-    table = pq.read_table(tmp_path / "out/part-00000.parquet")
-    assert table["doc_id"].to_pylist() == small.docs["id"].to_pylist()[:50]
+    table = pq.read_table(tmp_path / "out/train-00000.parquet")
+    assert table["id"].to_pylist() == small.docs["id"].to_pylist()[:50]
     assert table["input_ids"].to_pylist()[7] == small.tokens(7).tolist()
 
 

@@ -9,6 +9,7 @@ from conftest import ROOT
 MAP = {
     "pipeline.schema": set(),
     "pipeline.storage": set(),
+    "pipeline.manifest": set(),
     "pipeline.stage": set(),
     "pipeline.config": {"pipeline.stage", "stages"},
     "pipeline.rundir": {"pipeline.stage", "pipeline.storage"},
@@ -28,18 +29,19 @@ MAP = {
         "pipeline.report", "pipeline.rundir", "pipeline.stage", "pipeline.storage",
     },
     "pipeline.increments": {
-        "pipeline.alarms", "pipeline.config", "pipeline.corpus", "pipeline.plan", "pipeline.rundir", "pipeline.stage",
+        "pipeline.alarms", "pipeline.config", "pipeline.corpus", "pipeline.manifest", "pipeline.plan",
+        "pipeline.rundir", "pipeline.stage",
         "pipeline.storage",
     },
     "pipeline.bench": {
         "pipeline.config", "pipeline.engine", "pipeline.plan", "pipeline.run", "pipeline.rundir", "pipeline.schema",
         "pipeline.stage", "pipeline.storage",
     },
-    "pipeline.corpus": {"pipeline.storage"},
+    "pipeline.corpus": {"pipeline.manifest", "pipeline.storage"},
     "pipeline.export": {"pipeline.corpus", "pipeline.storage"},
     "pipeline.browse": {
-        "pipeline.corpus", "pipeline.increments", "pipeline.ledger", "pipeline.reading", "pipeline.rundir",
-        "pipeline.stage", "pipeline.storage",
+        "pipeline.corpus", "pipeline.increments", "pipeline.ledger", "pipeline.manifest", "pipeline.reading",
+        "pipeline.rundir", "pipeline.stage", "pipeline.storage",
     },
     "pipeline.difference": set(),
     "pipeline.chart": set(),
@@ -173,7 +175,10 @@ def below(name: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("name", sorted(name for name in modules() if name.startswith("stages")))
 def test_stages_know_the_contract_and_their_kernels_only(name: str) -> None:
-    more = {"stages.shards": {"pipeline.corpus"}, "stages.learning.corpora": {"pipeline.rundir"}}
+    more = {
+        "stages.shards": {"pipeline.corpus", "pipeline.manifest"},
+        "stages.learning.corpora": {"pipeline.rundir"},
+    }
     allowed = STAGES_MAY | more.get(name, set())
     for imported in own(modules()[name]):
         if imported.startswith("pipeline"):

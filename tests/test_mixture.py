@@ -277,9 +277,7 @@ def test_as_near_as_whole_documents_allow(rows: list[tuple[int, int, float]]) ->
     copies = mixture.repetitions(hashed, rates, settled)
     rates = np.round(rates, 9)
     exact = sum(Fraction(round(rate * 10**9), 10**9) * length for rate, length in zip(rates.tolist(), lengths.tolist()))
-    target = math.floor(
-        exact + Fraction(1, 2)
-    )  # half a token rounds up, while Python's `round` goes to the even number
+    target = math.floor(exact + Fraction(1, 2))  # half a token rounds up, not to the even number
     assert int((copies * lengths).sum()) == settled.tokens
     assert ((copies == np.floor(rates)) | (copies == np.ceil(rates))).all()
     left = lengths[(copies == np.floor(rates)) & (rates > np.floor(rates))]

@@ -256,7 +256,7 @@ def test_parquet_shards_hold_the_same_tokens(shop: Workshop) -> None:
         assert row["id"] == row_["id"]
         assert np.array_equal(ids, ids_)
     folder: Path = shop.folder_of("runs/parquet", "shards")
-    assert pd.read_parquet(folder / "part-00000.parquet").input_ids.iloc[0].dtype == np.uint16
+    assert pd.read_parquet(folder / "train-00000.parquet").input_ids.iloc[0].dtype == np.int32
 
 
 def test_killed_in_the_middle_it_finishes_with_the_same_bytes_and_redoes_nothing(shop: Workshop) -> None:

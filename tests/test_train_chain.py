@@ -166,8 +166,8 @@ def test_it_exports_as_one(chain: corpus.Corpus, tmp_path: Path, layout: Layout)
         files = [path for path in made if path.name.startswith("train")]
         assert sum(path.stat().st_size - 1024 for path in files) == 2 * len(train)
     elif layout is Layout.parquet:
-        tables = [pq.read_table(tmp_path / f"out/part-{i:05d}.parquet") for i in range(4)]
-        assert [row for table in tables for row in table["doc_id"].to_pylist()][70] == "btrain0"
+        tables = [pq.read_table(tmp_path / f"out/train-{i:05d}.parquet") for i in range(4)]
+        assert [row for table in tables for row in table["id"].to_pylist()][70] == "btrain0"
         assert np.array_equal([i for t in tables for ids in t["input_ids"].to_pylist() for i in ids], train)
 
 
