@@ -292,8 +292,21 @@ def test_a_gap_before_the_special_tokens_is_for_the_fast_encoder(split: str, tmp
     assert ids == [[*as_is(tokenizer, text), end] for text in texts]
 
 
+def test_added_tokens_in_a_gap_keep_their_ids(tmp_path: Path) -> None:
+    """The library numbers them from the size of the model on, which may lie in the gap."""
+    content = with_a_gap(CL100K)
+    content["added_tokens"] = content["added_tokens"][:1]
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    tokenizer.add_tokens([AddedToken("<tool>", normalized=False), AddedToken("<b>", normalized=False)])
+    texts = [*real_texts()[:20], "a <tool> b<b>", "<b>"]
+    ids, tally = encoded(tokenizer, texts, tmp_path, eos="<|endoftext|>")
+    assert [document[:-1] for document in ids] == [as_is(tokenizer, text) for text in texts]
+    assert set(tally) == {"tokens"}, "the fast encoder was not used, this would compare nothing"
+    assert tokenizer.token_to_id("<tool>") in ids[-2]
+
+
 def test_a_very_wide_gap_is_left_alone() -> None:
-    content = {"model": {"vocab": {"a": 0, "b": tokens.vocabulary.MOST_MISSING + 2}}}
+    content = {"model": {"vocab": {"a": 0, "b": tokens.vocabulary.MOST_MISSING + 2}}, "added_tokens": []}
     assert tokens.vocabulary.filled(content) is content
 
 

@@ -95,5 +95,6 @@ def filled(content: Content) -> Content:
     missing = 1 + max(taken, default=-1) - len(taken)
     if not 0 < missing <= MOST_MISSING:
         return content
-    names = {f"{_UNSEEN}{id_}": id_ for id_ in range(max(taken)) if id_ not in taken}
+    added = {token["id"]: token["content"] for token in content["added_tokens"]}
+    names = {added.get(id_, f"{_UNSEEN}{id_}"): id_ for id_ in range(max(taken)) if id_ not in taken}
     return {**content, "model": {**content["model"], "vocab": {**vocabulary, **names}}}
