@@ -74,14 +74,14 @@ def read(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        _Manifest.model_validate(content)
+        _Manifest.model_validate(content, strict=True)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise NotACorpus(f"{path} is damaged: {f'{key}: ' if key else ''}{first['msg']}") from None
-    except ValueError as error:  # not UTF-8, or not JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
         raise NotACorpus(f"{path} is damaged, it is not JSON: {error}") from None
     return content
 

@@ -116,6 +116,8 @@ BROKEN: dict[str, tuple[Callable[[str], str], str]] = {
     "a list": (lambda text: f"[{text}]", "is damaged: "),
     "no shards": (lambda text: text.replace('"shards"', '"shard"'), "is damaged: shards: Field required"),
     "no tokens of a shard": (lambda text: text.replace('"tokens"', '"token"'), r"is damaged: shards\.0\.tokens: "),
+    "text for a number": (lambda text: text.replace('"eos_id": 256', '"eos_id": "256"'), "is damaged: eos_id: "),
+    "too deep": (lambda text: "[" * 100_000, "is damaged, it is not JSON"),
     "another type": (lambda text: text.replace('"uint16"', '"float"'), "is damaged: dtype: "),
     "no sum": (lambda text: text.replace('"documents": 78', '"documents": 77'), "77 documents in all, but 78 in the"),
 }

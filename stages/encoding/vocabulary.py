@@ -12,9 +12,12 @@ Content = dict[str, Any]
 MOST_MISSING = 1 << 20
 """`filled` leaves wider gaps alone: a vocabulary with a few very high ids is not worth a million names."""
 
-_UNSEEN = "\U0010ffff" * 128
-"""Begins the name of every token that text must not become. U+10FFFF is no character, so a text that contains it 128
-times is not met by chance; no byte-level vocabulary has it, and WordPiece looks up no word of more than 100 signs."""
+_OUTSIDE = "\U0010ffff"
+"""Not a character, and not in the alphabet of byte-level tokenizers: no text becomes a token with this in its name."""
+
+_UNSEEN = _OUTSIDE * 128
+"""Begins the name of a token that no text must become with any kind of tokenizer. A page that contains U+10FFFF 128
+times in a row is not met by chance, and WordPiece looks up no word of more than 100 characters."""
 
 
 def specials(content: Content) -> dict[str, int]:
@@ -26,17 +29,17 @@ def unknown(content: Content) -> tuple[str, int] | None:
     """Name and id of the token for what the vocabulary does not have; None where there is no such token."""
     model = content["model"]
     if model["type"] == "Unigram":
-        place = model.get("unk_id")
-        return None if place is None else (model["vocab"][place][0], place)
+        index = model.get("unk_id")
+        return None if index is None else (model["vocab"][index][0], index)
     name = model.get("unk_token")
     return (name, model["vocab"][name]) if name in model["vocab"] else None
 
 
-def is_of_text(content: Content, token: str, alphabet: list[str]) -> bool:
-    """Whether ordinary text needs this token: it stands for one byte. `alphabet` is that of byte-level tokenizers."""
-    if content["model"].get("byte_fallback") and token in {f"<0x{byte:02X}>" for byte in range(256)}:
-        return True
-    return token in alphabet and all(byte in content["model"]["vocab"] for byte in alphabet)
+def byte_tokens(content: Content, alphabet: list[str]) -> set[str]:
+    """The tokens that stand for one byte of ordinary text. `alphabet` has those of byte-level tokenizers."""
+    fallback = {f"<0x{byte:02X}>" for byte in range(256)} if content["model"].get("byte_fallback") else set()
+    byte_level = content["model"]["type"] == "BPE" and all(byte in content["model"]["vocab"] for byte in alphabet)
+    return {*fallback, *(alphabet if byte_level else [])}
 
 
 def hidden(content: Content, ids: set[int]) -> Content:
@@ -70,8 +73,10 @@ def _merged(model: dict[str, Any], left: str, right: str) -> str:
 
 
 def _for_unknown(model: dict[str, Any], new: dict[str, str]) -> str | None:
-    """The token for unknown words. Where a model of whole words has none, a hidden one, which the caller takes out:
-    the text of a hidden token is then unknown, and the library raises an error about unknown words."""
+    """The token for unknown words. Where a model of words has none, this is a hidden token, which the caller removes.
+
+    The text of a hidden token is an unknown word then, and the library would raise an error for it.
+    """
     name = model["unk_token"]
     if model["type"] in ("WordLevel", "WordPiece") and name not in model["vocab"]:
         return next((other for one, other in new.items() if one in model["vocab"]), name)
@@ -86,7 +91,7 @@ def _renamed(token: dict[str, Any], new: dict[str, str]) -> dict[str, Any]:
 
 
 def filled(content: Content) -> Content:
-    """The tokenizer without gaps between the ids of its model, as `fastokens` demands.
+    """A byte-level tokenizer without gaps between the ids of its model, as `fastokens` demands.
 
     Those of cl100k_base and o200k_base have a gap before the special tokens.
     """
@@ -96,5 +101,5 @@ def filled(content: Content) -> Content:
     if not 0 < missing <= MOST_MISSING:
         return content
     added = {token["id"]: token["content"] for token in content["added_tokens"]}
-    names = {added.get(id_, f"{_UNSEEN}{id_}"): id_ for id_ in range(max(taken)) if id_ not in taken}
+    names = {added.get(id_, f"{_OUTSIDE}{id_}"): id_ for id_ in range(max(taken)) if id_ not in taken}
     return {**content, "model": {**content["model"], "vocab": {**vocabulary, **names}}}
