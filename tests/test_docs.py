@@ -31,7 +31,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 def test_there_is_something_to_test() -> None:
     assert len(commands()) >= 7
-    assert len(blocks("python")) == 1
+    assert len(blocks("python")) == 2
     assert len(blocks("yaml")) == 1
 
 
@@ -45,11 +45,13 @@ def test_every_command_works_as_written(shop: Workshop, command: str) -> None:
 def test_the_python_runs(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shop.folder)
     names: dict = {}
-    exec(blocks("python")[0], names)
-    assert len(names["ledger"]) == len(names["rejects"]) + len(names["texts"])
-    assert len(names["docs"]) == len(names["texts"]) == len(names["made"])
-    assert names["made"].text(0) == names["texts"].set_index("id").text[names["docs"].id[0]]
-    assert len(names["tokens"]) == names["made"].manifest["shards"][0]["tokens"]
+    for block in blocks("python"):
+        exec(block, names)
+    run, made = names["run"], names["corpus"]
+    assert len(names["ledger"]) == len(names["rejects"]) + len(names["texts"]) == run.ledger().count_rows()
+    assert len(names["docs"]) == len(names["texts"]) == len(made) == run.documents().count_rows()
+    assert made.text(0) == names["texts"].set_index("id").text[names["docs"].id[0]]
+    assert len(names["tokens"]) == made.manifest["shards"][0]["tokens"]
 
 
 def test_the_example_configuration_is_good() -> None:
