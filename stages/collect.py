@@ -23,7 +23,7 @@ from pipeline.stage import Piece, Source, Split
 from pipeline.storage import local
 from stages.readers import parquet, plain, records, warc
 from stages.readers.compression import Stream
-from stages.readers.rows import Batch, Fields, Row
+from stages.readers.rows import Batch, Fields, Row, regular
 from stages.readers.sniff import sniff
 
 _MAX_PIECES = 20_000  # of one partition, however small they are
@@ -78,6 +78,9 @@ class Collect(Source):
 
     def read(self, split: Split) -> Iterator[pa.Table]:
         """Raises `ValueError` for a table that lacks a column, `OSError` for a file that cannot be read."""
+        return map(regular, self._tables(split))
+
+    def _tables(self, split: Split) -> Iterator[pa.Table]:
         batch = Batch(self.keep_fields)
         for piece in split.pieces:
             for found in self._records(piece):

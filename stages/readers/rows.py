@@ -1,4 +1,4 @@
-"""Records on their way into tables: what a reader says of each, and the batches made of them."""
+"""Records on their way into tables: what a reader says of each, the batches made of them, and their text made regular."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from pipeline import schema
+from stages.kernels import whitespace
 
 BATCH_ROWS = 10_000
 
@@ -106,3 +108,21 @@ class Batch:
                 pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), self._schema.types, strict=True)
             ]
             yield pa.Table.from_arrays(arrays, schema=self._schema)
+
+
+def regular(docs: pa.Table) -> pa.Table:
+    """`docs` with line ends, blank lines, NULs and byte-order marks of their texts as `whitespace.regular` leaves them.
+
+    A document of which nothing but line ends remains is marked `empty`. Markup (`text/html`) is left alone: white space
+    has another meaning there, and `extract` tidies what it takes out. A table that needs nothing comes back as it is.
+    """
+    data, offsets = schema.text_buffers(docs["text"])
+    chosen = whitespace.irregular(data, offsets)
+    chosen &= ~pc.fill_null(pc.starts_with(docs["mime"], "text/html"), False).to_numpy().astype(bool)
+    if not chosen.any():
+        return docs
+    data, offsets, bare = whitespace.regular(data, offsets, chosen)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    texts = pa.Array.from_buffers(pa.large_string(), len(docs), buffers).cast(pa.string())
+    docs = schema.set_column(docs, "text", pc.if_else(pa.array(bare), "", texts))
+    return schema.mark(docs, pc.if_else(pa.array(bare), "empty", None)) if bare.any() else docs
