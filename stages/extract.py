@@ -116,14 +116,14 @@ def _texts(texts: pa.ChunkedArray, outcomes: list[_Outcome | None]) -> pa.Array:
 
 
 _LINE_ENDS = re.compile(LINE_ENDS)
-_TRAILING = re.compile(rf"(?m:^[{BLANK}]+$)|[^\S\n]+(?=\n)")
 _GAPS = re.compile(r"\n{3,}")
 
 
 def tidy(text: str) -> str:
     """`text` without NULs, trailing spaces, runs of empty lines, and white space at its ends; its lines end in LF."""
-    text = _LINE_ENDS.sub("\n", text.replace("\0", ""))
-    return _GAPS.sub("\n\n", _TRAILING.sub("", text)).strip("\n").rstrip()
+    lines = _LINE_ENDS.sub("\n", text.replace("\0", "")).split("\n")
+    text = "\n".join([line.rstrip() if line.strip(BLANK) else "" for line in lines])
+    return _GAPS.sub("\n\n", text).strip("\n")
 
 
 @functools.cache
@@ -132,7 +132,7 @@ def _engine(name: str) -> Callable[[str], str]:
 
 
 _FEW = 0.05  # of the page's characters: with less, the main part was not recognised (best of .05 and .1 on 4,000 pages)
-_AROUND = ("nav", "footer")  # elements
+_AROUND = re.compile(r"(?i)<(?:nav|footer)\b")
 
 
 def _resiliparse(page: str) -> str:
@@ -141,8 +141,8 @@ def _resiliparse(page: str) -> str:
     text = _plain(tree, main=True)
     if _characters(text) >= _FEW * len(page):  # the text of a page is no longer than its markup
         return text
-    whole = _plain(tree, main=False, without=_AROUND)
-    if not _characters(whole):
+    whole = _plain(tree, main=False, without=("nav", "footer"))
+    if not _characters(whole) and _AROUND.search(page):
         whole = _plain(tree, main=False)
     return whole if _characters(text) < _FEW * _characters(whole) else text
 
@@ -164,12 +164,11 @@ def _characters(text: str) -> int:
     return len(text) - sum(map(text.count, " \n"))
 
 
-# resiliparse 2.0.1 deletes each element and each text node of three bytes that end in 0x80 to 0xBF (white space around
-# apart). It means signs of icon fonts, and takes 在, €, dashes, "là" and "5&nbsp;" along. A mark behind makes them longer.
+# resiliparse 2.0.1 deletes each element and each text node of three bytes whose last byte is not ASCII (not counting
+# blanks around). It means signs of icon fonts, and takes 在, €, dashes, "là" and "5&nbsp;" along. A mark saves them.
 _MARK = "\ufdd0"  # a noncharacter, never part of a text: where a page has one itself, it goes, too
 _ENTITY = r"&(?:#[Xx]?[0-9A-Fa-f]+|[A-Za-z][0-9A-Za-z]{1,31});?"
 _SHORT = re.compile(rf"(>[ \t\r\n\f]*)((?:[!-;=?-~]|{_ENTITY})?(?:[^\x00-\x7f]|{_ENTITY}))(?=[ \t\r\n\f]*(?:<|\Z))")
-_ICON = re.compile("[\xb6\ue000-\uf8ff]|\\s+")  # the pilcrow beside headings, and what icon fonts use
 _READINGS = ("rt", "rp", "rtc")  # of ruby: 漢字, not 漢かん字じ
 
 _SHIFTED = re.compile(
@@ -186,7 +185,9 @@ def mended(page: str) -> str:
 
 
 def _marked(short: re.Match[str]) -> str:
-    return short[0] if _ICON.fullmatch(html.unescape(short[2])) else short[0] + _MARK
+    text = html.unescape(short[2])
+    is_icon = "\ue000" <= text <= "\uf8ff"
+    return short[0] + _MARK if len(text.encode()) == 3 and not is_icon else short[0]
 
 
 def _shifted(element: re.Match[str]) -> str:

@@ -77,6 +77,105 @@ def test_navigation_goes_and_paragraphs_stay_in_every_language_of_the_handbook()
     assert "1.\xa0Why This Book?\n\nLinux has gathered" in foreword
 
 
+SENTENCE = "Its lamp burned oil for sixty years, and the keeper climbed the stairs four times a night to trim it. "
+
+
+def around(markup: str) -> str:
+    """A page whose second paragraph is `markup`."""
+    paragraph = f"<p>{SENTENCE}</p>"
+    return f"<html><body><main><article>{paragraph}<p>{markup}</p>{paragraph}</article></main></body></html>"
+
+
+def second(markup: str) -> str:
+    """What is extracted of the second paragraph."""
+    text = apply([around(markup)])["text"][0].as_py()
+    assert text.startswith(SENTENCE.strip())
+    assert text.endswith(SENTENCE.strip())
+    return text.removeprefix(SENTENCE.strip()).removesuffix(SENTENCE.strip()).strip()
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("在<a href=b>北京</a>和<a href=s>上海</a>", "在北京和上海"),
+        ("也<b>不</b>用，<em> 很 </em>好", "也不用， 很 好"),
+        ("<b>€</b>50, <i>a</i>–<i>f</i>, “<i>yes</i>”", "€50, a–f, “yes”"),
+        ("<b>&euro;</b>50, <i>a</i>&ndash;<i>f</i>, &#8220;<i>yes</i>&#x201D;", "€50, a–f, “yes”"),
+        ("<b>&#8364</b>50 <i>&#151;</i> <i>&mdash;</i>", "€50 — —"),
+        ("là: <b>là</b>, <i>né</i>, <b>v&agrave;</b>, <i>sí</i>, <b>5&nbsp;</b>kg", "là: là, né, và, sí, 5 kg"),
+        ("a<!-- c -->的<!-- d -->b<i><u>길</u></i>c<b>น</b>d<b>א<!-- --></b>", "a的b길cนdא"),
+        ("می<span>\u200c</span>خواهم", "می\u200cخواهم"),
+        ("A<i>&emsp;</i>B<b>\u2009</b>C<p>&emsp;</p><p>D</p>", "A\u2003B\u2009C\n\nD"),
+        ("\ufdd0a<b>\ufdd0</b>\ufdd0不\ufdd0<b>不</b>", "a不不"),
+        ("<table><tr><td>男</td><td>是</td></tr><tr><td>女</td><td>否</td></tr></table>", "男\t\t是\n女\t\t否"),
+        ("Heading<a href=#h>¶</a> <a href=#i>&para;</a><i>\ue000</i><i> &#xF0E0; </i>.", "Heading ."),
+    ],
+)
+def test_short_texts_between_tags_stay(markup: str, text: str) -> None:
+    assert re.sub(r"[ \xa0]+", " ", second(markup)) == text
+
+
+def test_short_texts_at_the_ends_of_a_page_stay() -> None:
+    middle = f"<b>“{SENTENCE}</b>"
+    assert apply([f"在{middle}里"])["text"].to_pylist() == [f"在“{SENTENCE}里"]
+
+
+INLINE = st.sampled_from(
+    ["<b>", "</b>", "<i>", "</i>", "<a href=x>", "</a>", "<!-- -->", " ", "\n", "在", "€", "&mdash;", "&#x4e0d;", "é",
+     "l", "&agrave;", "&nbsp;", "길", "ab", "🚀", "—", "1"]
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.lists(INLINE, max_size=15))
+def test_no_character_between_inline_tags_is_lost(pieces: list[str]) -> None:
+    shown = html.unescape(re.sub("<[^>]*>", "", "".join(pieces)))
+    assert bare(second(SENTENCE + "".join(pieces) + SENTENCE)) == bare(SENTENCE + shown + SENTENCE)
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "我学<ruby>汉<rp>(</rp><rt>hàn</rt><rp>)</rp></ruby><ruby>字<rt>zì</rt></ruby>已经三年了。",
+        "我学<ruby>汉<rt>hàn<rb>字<rt>zì</ruby>已经三年了。",
+        "我学<ruby><rb>汉</rb><rb>字</rb><rtc><rt>hàn</rt><rt>zì</rt></rtc></ruby>已经三年了。",
+    ],
+)
+def test_of_ruby_the_base_text_stays(markup: str) -> None:
+    assert second(markup) == "我学汉字已经三年了。"
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("10<sup>6</sup>, 10<sup class=e> &minus;3</sup>, 4 m<SUP>2</SUP>", "10⁶, 10 ⁻³, 4 m²"),
+        ("CO<sub>2</sub>, Na<sup>+</sup>, SO<sub>4</sub><sup>2-</sup>, x<sub>n+1</sub>", "CO₂, Na⁺, SO₄²⁻, xₙ₊₁"),
+        ("in 1990<sup><a href=#n>3</a></sup>, 1990<sup>1,2</sup>", "in 1990³, 1990¹,²"),
+        ("2<sup>n</sup>, 10<sup><small><i>12</i></small></sup>, <sup>1</sup>/<sub>2</sub>", "2ⁿ, 10¹², ¹/₂"),
+        ("the 1<sup>st</sup>, M<sup>me</sup>, x<sub>in</sub>, note<sup>[7]</sup>", "the 1st, Mme, xin, note[7]"),
+    ],
+)
+def test_raised_and_lowered_numbers_are_told_from_those_on_the_line(markup: str, text: str) -> None:
+    assert second(markup) == text
+
+
+@pytest.mark.parametrize("tag", ["div class=sidebar", "aside", "form", "footer", "nav", "div id=comments"])
+def test_a_page_whose_main_part_is_not_recognised_gives_its_text(tag: str) -> None:
+    page = f"<html><body><{tag}><p>{SENTENCE}</p><p>{SENTENCE * 3}</p></{tag.split()[0]}></body></html>"
+    out = apply([page])
+    assert out["drop"].to_pylist() == [None]
+    assert out["text"][0].as_py().split() == (SENTENCE * 4).split()
+
+
+def test_the_whole_text_comes_without_navigation_and_only_where_the_main_part_is_tiny() -> None:
+    menu = "<nav><a href=x>Timetable</a></nav><footer>Imprint</footer>"
+    unknown = f"{menu}<aside><p>{SENTENCE * 30}</p></aside>"
+    assert (
+        apply([f"{unknown}<main><p>Short.</p></main>"])["text"][0].as_py().split() == (SENTENCE * 30 + "Short.").split()
+    )
+    assert apply([f"{unknown}<main><p>{SENTENCE * 3}</p></main>"])["text"][0].as_py() == (SENTENCE * 3).strip()
+
+
 def test_markup_goes_and_its_size_is_noted() -> None:
     page = "<html><body><p>Zwölf Boxkämpfer&nbsp;jagen</p><!-- no --><script>no()</script></body></html>"
     out = apply([page]).to_pylist()[0]
@@ -125,6 +224,10 @@ def test_guards_name_the_figure_and_leave_the_markup() -> None:
         "<script>" * 100_000,
         '<a href="' * 50_000,
         "<p><b>" * 20_000,
+        "<sup" * 100_000,
+        "<sup>" + "<a>" * 20_000 + "2</sup>",
+        ">" * 1000 + "\u3000" * 100_000 + " " * 100_000,
+        "<i>" + "&#" * 100_000 + "&amp" * 50_000,
     ],
     ids=lambda page: page[:8],
 )

@@ -85,8 +85,8 @@ def test_what_has_nothing_left_is_empty_and_a_reason_given_before_stays() -> Non
 
 
 PIECES = st.sampled_from(
-    ["\r", "\n", "\r\n", "\0", "\ufeff", "\u2028", "\u2029", " ", "\t", "\xa0", "\u3000", "\u200b", "\f", "\x85", "\u2060",
-     "\u2027", "a", "é", "汉", "🚀", "."]
+    ["\r", "\n", "\r\n", "\0", "\ufeff", "\u2028", "\u2029", " ", "\t", "\xa0", "\u3000", "\u200b", "\f", "\x85",
+     "\u2060", "\u2027", "a", "é", "汉", "🚀", "."]
 )  # fmt: skip
 
 
@@ -126,8 +126,8 @@ def test_every_format_is_collected_alike(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text(json.dumps({"text": text + "\0"}) + "\n")
     (tmp_path / "c.csv").write_bytes(b'text,n\r\n"' + text.encode() + b'",1\r\n')
     pq.write_table(pa.table({"text": [text + "\0"]}), tmp_path / "d.parquet")
-    head = f"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://a.example/\r\nContent-Length: {len(text.encode())}"
-    wet = head.encode() + b"\r\nContent-Type: text/plain\r\n\r\n" + text.encode() + b"\r\n\r\n"
+    head = "WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://a.example/\r\nContent-Type: text/plain"
+    wet = f"{head}\r\nContent-Length: {len(text.encode())}\r\n\r\n{text}\r\n\r\n".encode()
     (tmp_path / "e.warc.wet.gz").write_bytes(gzip.compress(wet))
     collect = Collect(paths=[str(tmp_path)])
     rows = [row for split in collect.inputs() for docs in collect.read(split) for row in docs.to_pylist()]

@@ -9,13 +9,14 @@ import numpy as np
 from stages.kernels import constant, inner, kernel
 from stages.kernels.text import decode
 
-BLANK = (
-    "\t\v\f\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
-    "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u180f\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c"
-    "\u202d\u202e\u2060\u2061\u2062\u2063\u2064\u2066\u2067\u2068\u2069\u206a\u206b\u206c\u206d\u206e\u206f\u2800\u3164\ufe00"
-    "\ufe01\ufe02\ufe03\ufe04\ufe05\ufe06\ufe07\ufe08\ufe09\ufe0a\ufe0b\ufe0c\ufe0d\ufe0e\ufe0f\ufeff\uffa0"
-)
-"""What shows nothing on a line of its own: Unicode's White_Space but for line ends, its Default_Ignorable characters of
+_BLANKS = (
+    (0x09, 0x09), (0x0B, 0x0C), (0x1C, 0x20), (0x85, 0x85), (0xA0, 0xA0), (0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C),
+    (0x115F, 0x1160), (0x1680, 0x1680), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x2000, 0x200F), (0x202A, 0x202F),
+    (0x205F, 0x2064), (0x2066, 0x206F), (0x2800, 0x2800), (0x3000, 0x3000), (0x3164, 0x3164), (0xFE00, 0xFE0F),
+    (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0),
+)  # fmt: skip
+BLANK = "".join(chr(code) for first, last in _BLANKS for code in range(first, last + 1))
+"""What shows nothing on a line of its own: Unicode's White_Space but for line ends, its Default_Ignorable_Code_Point of
 the basic plane, the information separators that Python takes for white space, and the blank of Braille."""
 
 LINE_ENDS = "\r\n|[\r\u2028\u2029]"
@@ -66,7 +67,7 @@ def _irregular(data, offsets, is_blank, found):  # type: ignore[no-untyped-def]
                 found[row] = blank and length > 0
                 blank, length = True, 0
                 place += 1
-            elif byte == _CR or byte == _NUL or _is_separator(data, place, end):
+            elif byte in (_CR, _NUL) or _is_separator(data, place, end):
                 found[row] = True
             elif blank:
                 code, place = decode(data, place, end)
@@ -115,7 +116,7 @@ def _rewritten(data, place, end, is_blank, out, at):  # type: ignore[no-untyped-
     line, blank = at, True  # where the line starts in `out`, and whether it is blank so far
     while place < end:
         byte = data[place]
-        if byte == _LF or byte == _CR or _is_separator(data, place, end):
+        if byte in (_LF, _CR) or _is_separator(data, place, end):
             at = line if blank else at
             out[at] = _LF
             at += 1

@@ -1,4 +1,4 @@
-"""Records on their way into tables: what a reader says of each, the batches made of them, and their text made regular."""
+"""Records on their way into tables: what a reader says of each, the batches of them, and their text made regular."""
 
 import json
 from collections.abc import Iterator, Sequence
