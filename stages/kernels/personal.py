@@ -1,6 +1,7 @@
 """Which rows may hold personal data: one pass over the bytes, so that exact patterns need to look at few rows only.
 
-Every byte asked about is ASCII, and UTF-8 never uses those inside another character, so nothing is decoded.
+Nearly every byte asked about is ASCII, and UTF-8 never uses those inside another character, so nothing is decoded but
+digits and signs of full width.
 """
 
 import numpy as np
@@ -8,7 +9,9 @@ import numpy as np
 from stages.kernels import constant, inlined, inner, kernel
 
 EMAIL, IPV4, IPV6, NUMBER = (1 << bit for bit in range(4))
-"""Bits of `candidates`. NUMBER: at least 11 digits, a single space or hyphen between some of them at most."""
+"""Bits of `candidates`. NUMBER: at least 11 digits, one blank, dash or dot between some of them at most."""
+
+_BLANK, _DASH, _DOT, _AT, _COLON = 32, 45, 46, 64, 58
 
 
 @inlined
@@ -27,6 +30,23 @@ def _hex(data, place, start):  # type: ignore[no-untyped-def]
     return True
 
 
+@inner
+def _narrow(data, place, end):  # type: ignore[no-untyped-def]
+    """The character at `place` that is not ASCII: the plain form of one of full width, _BLANK or _DASH for blanks and
+    dashes of other widths, 0 for all others; and its bytes, or 1 where it is none of these."""
+    first, second = data[place], data[place + 1] if place + 1 < end else 0
+    if first == 0xC2 and (second == 0xA0 or second == 0xB7):  # no-break space, middle dot
+        return _BLANK, 2
+    third = data[place + 2] if place + 2 < end else 0
+    if first == 0xE2 and second == 0x80 and (0x89 <= third <= 0x8A or 0x90 <= third <= 0x94 or third == 0xAF):
+        return _DASH, 3
+    if first == 0xE3 and second == 0x80 and third == 0x80:
+        return _BLANK, 3
+    if first == 0xEF and second == 0xBC and 0x81 <= third <= 0xBF:  # U+FF01 to U+FF3F
+        return np.int64(third) - 0x60, 3
+    return 0, 1
+
+
 def candidates(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """uint8[rows]: what each row may hold, as bits; a bit not set is a promise, one set is not.
 
@@ -42,23 +62,28 @@ def _candidates(data, offsets, found):  # type: ignore[no-untyped-def]
     for row in range(len(found)):
         start, end = offsets[row], offsets[row + 1]
         digits = dots = 0
-        for place in range(start, end):
-            byte = data[place]
-            if _digit(byte):
+        after = False  # a digit
+        place = start
+        while place < end:
+            char, width = np.int64(data[place]), 1
+            if char >= 0x80:
+                char, width = _narrow(data, place, end)
+            if _digit(char):
                 digits += 1
                 if digits >= 11:
                     found[row] |= NUMBER
-                continue
-            after = _digit(data[place - 1]) if place > start else False
-            if byte == 46 and after:
-                dots += 1
-                if dots >= 3:
-                    found[row] |= IPV4
             else:
-                dots = 0
-            if not (after and (byte == 32 or byte == 45)):
-                digits = 0
-            if byte == 64:
-                found[row] |= EMAIL
-            elif byte == 58 and _hex(data, place, start):
-                found[row] |= IPV6
+                if char == _DOT and after:
+                    dots += 1
+                    if dots >= 3:
+                        found[row] |= IPV4
+                else:
+                    dots = 0
+                if not (after and char in (_BLANK, _DASH, _DOT)):
+                    digits = 0
+                if char == _AT:
+                    found[row] |= EMAIL
+                elif char == _COLON and width == 1 and _hex(data, place, start):
+                    found[row] |= IPV6
+            after = _digit(char)
+            place += width
