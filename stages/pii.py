@@ -6,6 +6,7 @@ kind; those are told apart by one pass over the bytes and their text is not even
 """
 
 import datetime
+import functools
 import ipaddress
 import re
 from collections.abc import Callable
@@ -84,11 +85,11 @@ def _with(texts: pa.ChunkedArray, changed: dict[int, str]) -> pa.ChunkedArray:
     return pc.replace_with_mask(texts.combine_chunks(), pa.array(mask), replacements)
 
 
-_SIGNS = "[\uff0b\uff0d-\uff19\uff20-\uff3a\uff3f\uff41-\uff5a]"
-_WIDE = re.compile(_SIGNS)
+_WIDE = re.compile("[\uff0b\uff0d-\uff19\uff20-\uff3a\uff3f\uff41-\uff5a]")
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF0B, 0xFF5B) if _WIDE.match(chr(code))}
 
 
+@functools.lru_cache(maxsize=1)  # each kind asks again
 def _narrow(text: str) -> str:
     """`text` with digits, letters and signs of full width as the plain ones; each character keeps its place."""
     return text.translate(_NARROW) if _WIDE.search(text) else text
@@ -157,7 +158,7 @@ _VERSION = re.compile(
 _VERSION_AFTER = re.compile(
     r"(?i)[ )\"'”]{0,2}(?:版(?![权權])本?+|version(?![a-z])|release(?![a-z]))(?!\s?[:：=]?\s?v?[0-9])"
 )
-_COMPARED = re.compile(r"(?:[<>~]=|~>|([A-Za-z][\w.\[\]-]*)[ \"')]{0,2}[=!]==?)[ \"'(]{0,2}\Z")  # lens==1.26.0.4
+_COMPARED = re.compile(r"(?:[<>~]=|~>|(?<![\w.])([A-Za-z][\w.\[\]-]*)[ \"')]{0,2}[=!]==?)[ \"'(]{0,2}\Z")  # a==1.2.3.4
 _PRODUCT = re.compile(r"(?<![\w./:-])([A-Z]+[a-z]\w*)/\Z")  # Chrome/3.0.195.38
 _HOLDS_ADDRESS = re.compile(r"(?i)(?<![a-z])(?:ip|ipv4|src|dst|dns|peer)(?![a-z])|ip\Z|addr|host|server|remote|client")
 _BEFORE = 40  # characters that what stands before an address may take

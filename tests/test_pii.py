@@ -228,6 +228,7 @@ PIECES = st.sampled_from(
 @example("2001:4860::11.2.3.4")
 @example("x@y.cn_x@y.cn")
 @example("x@y.cn.a@b.cn")
+@example("11010519491231002X==8.8.8.8")
 @given(st.lists(PIECES, max_size=12).map("".join) | st.text(max_size=60))
 def test_replacing_twice_changes_nothing(text: str) -> None:
     once = clean(text)

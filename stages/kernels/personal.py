@@ -12,6 +12,9 @@ EMAIL, IPV4, IPV6, NUMBER = (1 << bit for bit in range(4))
 """Bits of `candidates`. NUMBER: at least 11 digits, one blank, dash or dot between some of them at most."""
 
 _BLANK, _DASH, _DOT, _AT, _COLON = 32, 45, 46, 64, 58
+_LEADS = (0xC2, 0xE2, 0xE3, 0xEF)  # first bytes of the characters that `_narrow` knows
+_TELLS = np.zeros(256, np.bool_)
+_TELLS[[*range(48, 58), _BLANK, _DASH, _DOT, _AT, _COLON, *_LEADS]] = True
 
 
 @inlined
@@ -53,18 +56,23 @@ def candidates(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     `data` and `offsets` as `schema.text_buffers` gives them.
     """
     found = np.zeros(len(offsets) - 1, np.uint8)
-    _candidates(constant(data), offsets, found)
+    _candidates(constant(data), offsets, _TELLS, found)
     return found
 
 
 @kernel
-def _candidates(data, offsets, found):  # type: ignore[no-untyped-def]
+def _candidates(data, offsets, tells, found):  # type: ignore[no-untyped-def]
     for row in range(len(found)):
         start, end = offsets[row], offsets[row + 1]
         digits = dots = 0
         after = False  # a digit
         place = start
         while place < end:
+            if not tells[data[place]]:
+                digits = dots = 0
+                after = False
+                place += 1
+                continue
             char, width = np.int64(data[place]), 1
             if char >= 0x80:
                 char, width = _narrow(data, place, end)
@@ -72,18 +80,17 @@ def _candidates(data, offsets, found):  # type: ignore[no-untyped-def]
                 digits += 1
                 if digits >= 11:
                     found[row] |= NUMBER
-            else:
-                if char == _DOT and after:
-                    dots += 1
-                    if dots >= 3:
-                        found[row] |= IPV4
-                else:
-                    dots = 0
-                if not (after and char in (_BLANK, _DASH, _DOT)):
-                    digits = 0
-                if char == _AT:
-                    found[row] |= EMAIL
-                elif char == _COLON and width == 1 and _hex(data, place, start):
-                    found[row] |= IPV6
-            after = _digit(char)
+                after = True
+                place += width
+                continue
+            dots = dots + 1 if char == _DOT and after else 0
+            if dots >= 3:
+                found[row] |= IPV4
+            if not (after and char in (_BLANK, _DASH, _DOT)):
+                digits = 0
+            if char == _AT:
+                found[row] |= EMAIL
+            elif char == _COLON and width == 1 and _hex(data, place, start):
+                found[row] |= IPV6
+            after = False
             place += width
