@@ -43,7 +43,12 @@ def _once_each(names: list[str]) -> list[str]:
 
 
 class Collect(Source):
-    """Reads raw files into documents; what cannot be a document is kept as a row with a reason."""
+    """Reads raw files into documents; what cannot be a document is kept as a row with a reason.
+
+    Texts of every format but HTML have the same line ends: CRLF, CR, U+2028 and U+2029 become LF. A line of blanks or
+    invisible characters alone becomes an empty line. NULs and a byte-order mark at the head go. Indentation, trailing
+    blanks, tabs and form feeds within other lines stay, and so does U+0085.
+    """
 
     paths: Annotated[list[str], BeforeValidator(_as_list)] = Field(
         min_length=1,
