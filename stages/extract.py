@@ -36,8 +36,8 @@ class Extract(Stage):
 
     The text has no trailing spaces, no more than one empty line in a row and no NUL. With the engine resiliparse a
     page whose main part has less than 5 % of its text gives its whole text, `10<sup>6</sup>` becomes 10⁶, and readings
-    of ruby are left out. `mime` keeps saying what was
-    collected; the column `html_bytes` is the size of the markup (UTF-8), null for a document that had none.
+    of ruby are left out. `mime` keeps saying what was collected; the column `html_bytes` is the size of the markup
+    (UTF-8), null for a document that had none.
 
     Reasons: `too_large` (bytes), `too_deep` (nesting of block elements), `too_many_attributes` (on one tag), each with
     value and limit and with the markup left in `text`; `extract_failed`, the parser refused it; `empty`, nothing but
@@ -170,7 +170,11 @@ def _characters(text: str) -> int:
 # blanks around). It means signs of icon fonts, and takes 在, €, dashes, "là" and "5&nbsp;" along. A mark saves them.
 _MARK = "\ufdd0"  # a noncharacter, never part of a text: where a page has one itself, it goes, too
 _ENTITY = r"&(?:#[Xx]?[0-9A-Fa-f]+|[A-Za-z][0-9A-Za-z]{1,31});?"
-_SHORT = re.compile(rf"(>[ \t\r\n\f]*)((?:[!-;=?-~]|{_ENTITY})?(?:[^\x00-\x7f]|{_ENTITY}))(?=[ \t\r\n\f]*(?:<|\Z))")
+_SPACE = r"[ \t\r\n\f]*"
+_SHORT = re.compile(
+    rf">{_SPACE}(?:[^\x00-\x7f]|[!-%'-;=?-~](?:[^\x00-\x7f]|{_ENTITY})|{_ENTITY}(?:[^\x00-\x7f]|{_ENTITY})?)"
+    rf"(?={_SPACE}(?:<|\Z))"
+)
 _READINGS = ("rt", "rp", "rtc")  # of ruby: 漢字, not 漢かん字じ
 
 _SHIFTED = re.compile(
@@ -187,7 +191,7 @@ def mended(page: str) -> str:
 
 
 def _marked(short: re.Match[str]) -> str:
-    text = html.unescape(short[2])
+    text = html.unescape(short[0][1:]).strip(" \t\r\n\f")
     is_icon = "\ue000" <= text <= "\uf8ff"
     return short[0] + _MARK if len(text.encode()) == 3 and not is_icon else short[0]
 
