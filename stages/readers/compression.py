@@ -3,7 +3,8 @@
 gzip (any number of members), zstd and lz4 (any number of frames), bz2 and xz, told by their first bytes, never by the
 name. A zstd file may start with the dictionary of its frames, as the .warc.zst files of archive.org do.
 Python's own file objects hide the two things that matter for dumps: where in the file a member starts, and that all
-before a damage is good. Memory is bounded: a megabyte of input is never expanded further than a read asks for.
+before a damage is good. Memory and time are bounded: a megabyte of input is never expanded further than a read asks
+for, and a file that grows beyond all that text does when it is expanded is not read on.
 """
 
 import bz2
@@ -18,6 +19,8 @@ from isal import igzip_lib
 
 _CHUNK = 1 << 18  # bytes read from the file at a time
 _ZSTD_FEED = 1 << 12  # zstd expands all it is fed at once: 4 KB of a bomb are at most about 128 MB
+_BOMB_BYTES = 32 << 20  # plain bytes that any file may come to
+_BOMB_RATIO = 200  # beyond those, plain bytes for a byte of the file: text comes to 3 to 20, copies of one page to 100
 _ERRORS: Any = (  # igzip_lib types its error class as an instance
     igzip_lib.IsalError,
     zstandard.ZstdError,
@@ -41,6 +44,10 @@ class Damaged(Exception):
         self.truncated = truncated  # the file ends within the member
 
 
+class Bomb(Damaged):
+    """The file expands to far more than any text does; it is not read on."""
+
+
 def compression(head: bytes) -> str | None:
     """What a file that starts with `head` (10 bytes or more) is compressed with, None for nothing we know."""
     if head.startswith(b"\x1f\x8b\x08"):
@@ -60,7 +67,7 @@ class _Zstd:
     def __init__(self, decompressor: zstandard.ZstdDecompressor | None = None) -> None:
         self._frame = (decompressor or _zstd_decompressor(None)).decompressobj()
         self._fed = b""
-        self._plain = b""
+        self._plain = memoryview(b"")
 
     @property
     def eof(self) -> bool:
@@ -78,9 +85,9 @@ class _Zstd:
         self._fed += data
         if not self._plain and not self._frame.eof:
             feed, self._fed = self._fed[:_ZSTD_FEED], self._fed[_ZSTD_FEED:]
-            self._plain = self._frame.decompress(feed)
+            self._plain = memoryview(self._frame.decompress(feed))
         given, self._plain = self._plain[:max_length], self._plain[max_length:]
-        return given
+        return bytes(given)
 
 
 class _Lz4:
@@ -187,6 +194,8 @@ class Stream:
         size = _CHUNK if size < 0 else min(size, _CHUNK)
         data = self._expand(size) if self.kind else self._file.read(size)
         self._plain += len(data)
+        if self.kind and self._plain > max(_BOMB_BYTES, _BOMB_RATIO * self._read):
+            raise Bomb(self._starts[1][-1], self._read, truncated=False)
         return data
 
     def head(self, size: int) -> tuple[bytes, Damaged | None]:

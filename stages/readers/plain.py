@@ -5,23 +5,23 @@ from collections.abc import Iterator
 from pipeline.stage import Piece
 from stages.readers.charset import decode
 from stages.readers.compression import Damaged, Stream
-from stages.readers.rows import Fields, Row, json_text, lost
+from stages.readers.rows import Fields, Row, broken_off, json_text
 
 
 def read(piece: Piece, fields: Fields, html: bool) -> Iterator[Row]:
     """One row: the whole file's text, or why there is none."""
     with Stream(piece.path) as stream:
-        data, size = b"", 0
-        chunks = []
+        chunks, size = [], 0
         try:
-            while chunk := stream.read():
+            while size <= fields.limit and (chunk := stream.read()):
                 size += len(chunk)
-                if size <= fields.limit:
-                    chunks.append(chunk)
+                chunks.append(chunk)
         except Damaged as damage:  # half a document is none
-            yield lost(0, stream.size, damage.truncated)
+            yield broken_off(stream, damage, 0, stream.size)
             return
-        data = b"".join(chunks)
+        if size > fields.limit and not stream.kind:
+            size = stream.size
+    data = b"".join(chunks)
     yield row(data, size, fields, html)
 
 

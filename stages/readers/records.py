@@ -1,21 +1,18 @@
-"""Records in lines: JSONL and CSV. A bad line costs that line and nothing else."""
+"""Records in JSON: one a line (JSON Lines), or in a list or over several lines. A bad record costs itself."""
 
-import codecs
-import csv
-import json
-import re
 from collections.abc import Iterator
 from typing import Any, AnyStr, NamedTuple
 
 import orjson
 
 from pipeline.stage import Piece
-from stages.readers.charset import decode, python_codec
+from stages.readers import jsonstream, paths
+from stages.readers.charset import decode
 from stages.readers.compression import Damaged, Stream
-from stages.readers.rows import Fields, Row, json_text, lost, text_of
+from stages.readers.rows import Fields, Row, broken_off, json_text, mime_of, text_of
+from stages.readers.textstream import SURROGATE, TextStream, wide
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_SAMPLE = 1 << 18  # bytes of a CSV file that its charset is judged by
+_BLANK_RUN = 1024  # characters; a chunk of nothing but line ends is one line then, so that a bomb of them costs little
 
 
 class Line(NamedTuple):
@@ -27,10 +24,17 @@ class Line(NamedTuple):
 
 
 def lines(chunks: Iterator[AnyStr], newline: AnyStr, offset: int, limit: int) -> Iterator[Line]:
-    """The lines of a text that comes in chunks, never holding more than `limit` and a chunk of it."""
+    """The lines of a text that comes in chunks, never holding more than `limit` and a chunk of it.
+
+    A long run of empty lines may come as one line, with line ends in it.
+    """
     held: list[Any] = []
     size = 0
     for chunk in chunks:
+        if len(chunk) >= _BLANK_RUN and not size and not chunk.strip(newline):
+            yield Line(offset, chunk[1:], len(chunk) - 1)
+            offset += len(chunk)
+            continue
         *whole, rest = chunk.split(newline)
         for part in whole:
             held.append(part)
@@ -45,13 +49,17 @@ def lines(chunks: Iterator[AnyStr], newline: AnyStr, offset: int, limit: int) ->
 
 
 def read_jsonl(piece: Piece, fields: Fields) -> Iterator[Row]:
-    """A row for each line that starts in the piece's byte range; lines of white space are no records."""
+    """A row for each line that starts in the piece's byte range; lines of white space are no records.
+
+    A line with several records gives a row for each, and so does each item of a list that `fields` names.
+    """
     first = max(0, piece.start - 1)  # the byte before tells whether a line starts at `start`
     with Stream(piece.path, first, plain=piece.start > 0 or piece.stop >= 0) as stream:
-        found = lines(iter(stream.read, b""), b"\n", first, fields.limit)
+        chunks, charset = _in_utf8(piece, stream)
+        nested = fields.nested() or fields.each is not None
         number, offset = 0, first
         try:
-            for line in found:
+            for line in lines(chunks, b"\n", first, fields.limit):
                 offset = line.offset + line.size + 1
                 if line.offset < piece.start:
                     continue
@@ -60,11 +68,23 @@ def read_jsonl(piece: Piece, fields: Fields) -> Iterator[Row]:
                 number += 1
                 if line.content is None:
                     yield Row(line.offset, reason="too_large", value=line.size, limit=fields.limit)
-                elif not line.content.isspace() and line.content:
-                    row = _from_json(line, fields)
-                    yield row._replace(value=number + _lines_before(piece)) if row.reason == "bad_json" else row
+                elif line.content.isspace():
+                    number += line.content.count(b"\n")
+                elif line.content:
+                    for row in _from_line(line, fields, nested, charset):
+                        yield row._replace(value=number + _lines_before(piece)) if row.reason == "bad_json" else row
         except Damaged as damage:
-            yield lost(offset, _left(stream, offset, damage), damage.truncated)
+            yield broken_off(stream, damage, offset, _left(stream, offset, damage))
+
+
+def _in_utf8(piece: Piece, stream: Stream) -> tuple[Iterator[bytes], str]:
+    """The chunks of a stream and the charset they were in: UTF-16 and UTF-32 are turned into UTF-8."""
+    if piece.start == 0 and piece.stop < 0:
+        with Stream(piece.path) as peek:
+            name = wide(peek.head(4096)[0])
+        if name:
+            return (chunk.encode() for chunk in TextStream(stream)), name
+    return iter(stream.read, b""), "utf-8"
 
 
 def _left(stream: Stream, offset: int, damage: Damaged) -> int:
@@ -85,42 +105,113 @@ def _lines_before(piece: Piece) -> int:
     return count if last == b"\n" else count + 1
 
 
-def _from_json(line: Line, fields: Fields) -> Row:
+def _from_line(line: Line, fields: Fields, nested: bool, charset: str) -> list[Row]:
     try:
-        record, charset = orjson.loads(line.content), "utf-8"
-    except (
-        orjson.JSONDecodeError
-    ):  # also what is JSON to others: NaN, lone surrogates, a byte order mark, other charsets
-        decoded = decode(line.content)
-        if decoded is None:
-            return Row(line.offset, reason="undecodable")
-        try:
-            record, charset = _clean(json.loads(decoded[0])), decoded[1]
-        except (ValueError, RecursionError):
-            return Row(line.offset, reason="bad_json")
-    if not isinstance(record, dict):
-        return Row(line.offset, reason="bad_json")
+        return _from_value(orjson.loads(line.content), line.offset, None, fields, nested, charset)
+    except orjson.JSONDecodeError:
+        found = _lenient(line.content)
+    if isinstance(found, str):
+        return [Row(line.offset, reason=found)]
+    records, charset = found
+    if len(records) > 1 and not all(isinstance(record, dict) for record in records):
+        return [Row(line.offset, reason="bad_json")]
+    made: list[Row] = []
+    for at, record in enumerate(records):
+        locator = f"{line.offset}+{at}" if at else None
+        made += _from_value(record, line.offset, locator, fields, nested, charset)
+    return made
+
+
+def _lenient(content: bytes) -> tuple[list[Any], str] | str:
+    """The values of a line that is JSON to others, with its charset; or the reason why it is none.
+
+    NaN, lone surrogates, control characters in strings, a byte order mark, other charsets, several records.
+    """
     try:
-        return _from_record(record, line.offset, fields, charset)
-    except RecursionError:  # nested too deeply to be written as metadata
-        return Row(line.offset, reason="bad_json")
+        return _values(content.decode("utf-8-sig")), "utf-8"
+    except (ValueError, RecursionError):
+        decoded = decode(content)
+    if decoded is None:
+        return "undecodable"
+    try:
+        return _values(decoded[0]), decoded[1]
+    except (ValueError, RecursionError):
+        return "bad_json"
+
+
+def _values(text: str) -> list[Any]:
+    return [_clean(value) for value in jsonstream.several(text.strip())]
 
 
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
+        return SURROGATE.sub("\ufffd", value)
     if isinstance(value, list):
         return [_clean(item) for item in value]
     return {_clean(key): _clean(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def _from_record(record: dict[str, Any], offset: int, fields: Fields, charset: str) -> Row:
+def read_json(piece: Piece, fields: Fields) -> Iterator[Row]:
+    """A row for each record of a list of records, or of records over several lines; its offset is its number."""
+    nested = fields.nested() or fields.each is not None
+    with Stream(piece.path) as stream:
+        number = 0
+        try:
+            text = TextStream(stream)
+            for number, value in enumerate(jsonstream.values(iter(text), fields.limit)):
+                if value.reason == "too_large":
+                    yield Row(number, reason="too_large", value=value.size, limit=fields.limit)
+                elif value.reason:
+                    yield Row(number, reason=value.reason, value=number + 1)
+                else:
+                    for row in _from_value(_clean(value.content), number, None, fields, nested, text.charset):
+                        yield row._replace(value=number + 1) if row.reason == "bad_json" else row
+        except Damaged as damage:
+            yield broken_off(stream, damage, number + 1, stream.size - damage.start)
+
+
+def _from_value(
+    record: Any, offset: int, locator: str | None, fields: Fields, nested: bool, charset: str
+) -> list[Row]:
+    """The rows of one JSON value: one, or one for each item of the list that the fields name."""
+    if not isinstance(record, dict):
+        return [Row(offset, reason="bad_json", locator=locator)]
+    try:
+        if nested:
+            return list(from_nested(record, offset, locator, fields, charset))
+        return [from_record(record, offset, fields, charset, locator)]
+    except RecursionError:  # nested too deeply to be written as metadata
+        return [Row(offset, reason="bad_json", locator=locator)]
+
+
+def from_nested(
+    record: dict[str, Any], offset: int, locator: str | None, fields: Fields, charset: str
+) -> Iterator[Row]:
+    """Like `from_record`, for fields that are paths, or that are in each item of a list."""
+    if fields.each is None:
+        yield from_record(_flat(record, fields), offset, fields, charset, locator)
+        return
+    for at, one in enumerate(paths.one_by_one(record, fields.each)):
+        yield from_record(_flat(one, fields), offset, fields, charset, f"{locator or offset}#{at}")
+
+
+def _flat(record: dict[str, Any], fields: Fields) -> dict[str, Any]:
+    """The record with the fields that are named by a path lifted to its top, under that path."""
+    named = fields.named()
+    return {**paths.without(record, named), **{name: paths.value(record, name) for name in named}}
+
+
+def from_record(
+    record: dict[str, Any], offset: int, fields: Fields, charset: str, locator: str | None = None
+) -> Row:
+    """The row of a record whose fields are those of `fields`, without paths; all other fields become metadata."""
     text = record.get(fields.text)
     own = text_of(record.get(fields.id)) if fields.id else None
     named = fields.named()
     others = {name: value for name, value in record.items() if name not in named}
     row = Row(
         offset,
+        locator=locator,
         source_id=own,
         url=text_of(record.get(fields.url)) if fields.url else None,
         date=text_of(record.get(fields.date)) if fields.date else None,
@@ -133,112 +224,9 @@ def _from_record(record: dict[str, Any], offset: int, fields: Fields, charset: s
         return row._replace(reason="missing_field")
     if not isinstance(text, str):
         return row._replace(reason="wrong_type")
-    return row._replace(text=text) if text.strip() else row._replace(reason="empty")
-
-
-class _TooLong(Exception):
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
-        self.size = size
-
-
-class _CsvLines:
-    """The lines of a CSV file for `csv.reader`, which may ask for several to fill a quoted field."""
-
-    def __init__(self, stream: Stream, limit: int) -> None:
-        sample, self._damage = stream.head(_SAMPLE)
-        self.charset = _charset(sample)
-        self._lines = lines(self._decoded(sample, stream), "\n", 0, limit)
-        self.number = 0
-
-    def _decoded(self, sample: bytes, stream: Stream) -> Iterator[str]:
-        codec = "utf-8-sig" if self.charset == "utf-8" else python_codec(self.charset)
-        bom = {"utf-16le": codecs.BOM_UTF16_LE, "utf-16be": codecs.BOM_UTF16_BE}.get(self.charset, b"")
-        decoder = codecs.getincrementaldecoder(codec)("surrogateescape")
-        yield decoder.decode(sample.removeprefix(bom))
-        if self._damage:
-            raise self._damage
-        while chunk := stream.read():
-            yield decoder.decode(chunk)
-        yield decoder.decode(b"", final=True)
-
-    def __iter__(self) -> "_CsvLines":
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        self.number += 1
-        if line.content is None:
-            raise _TooLong(line.size)
-        return str(line.content) + "\n"
-
-
-def _charset(sample: bytes) -> str:
-    for mark, name in ((codecs.BOM_UTF16_LE, "utf-16le"), (codecs.BOM_UTF16_BE, "utf-16be")):
-        if sample.startswith(mark):
-            return name
-    cut = sample[: sample.rfind(b"\n") + 1] or sample
-    decoded = decode(cut)
-    if decoded is None:
-        return "utf-8"  # then its bad rows are told one by one
-    return decoded[1]
-
-
-def read_csv(piece: Piece, fields: Fields, delimiter: str) -> Iterator[Row]:
-    """A row for each record below the header line. Raises `ValueError` where the header lacks a needed column."""
-    csv.field_size_limit(fields.limit)
-    with Stream(piece.path) as stream:
-        number = 0
-        try:
-            source = _CsvLines(stream, fields.limit)
-            reader = csv.reader(source, delimiter=delimiter, strict=True)
-            header = _header(reader, piece, fields)
-            while (cells := _csv_record(reader, source, header, fields)) is not None:
-                if isinstance(cells, Row):
-                    yield cells._replace(offset=number)
-                elif cells:
-                    yield _from_cells(dict(zip(header, cells, strict=True)), number, fields, source.charset)
-                number += bool(cells)
-        except Damaged as damage:
-            yield lost(number, stream.size - damage.start, damage.truncated)
-
-
-def _header(reader: Any, piece: Piece, fields: Fields) -> list[str]:
-    try:
-        header: list[str] = next((cells for cells in reader if cells), [])
-    except (csv.Error, _TooLong) as error:
-        raise ValueError(f"{piece.path}: the header line cannot be read ({error})") from error
-    check_columns(piece.path, header, fields)
-    return header
-
-
-def check_columns(path: str, names: list[str], fields: Fields) -> None:
-    """Raise `ValueError` naming the file, the column and what columns there are, if a needed one is missing."""
-    for name in fields.needed:
-        if name not in names:
-            raise ValueError(f"{path}: no column {name!r}; its columns are {', '.join(map(repr, names)) or 'none'}")
-
-
-def _csv_record(reader: Any, source: _CsvLines, header: list[str], fields: Fields) -> list[str] | Row | None:
-    """The next record's cells ([] for a blank line), or the row that says what is wrong with it; None at the end.
-
-    After an error the reader goes on at the next line.
-    """
-    try:
-        cells: list[str] | None = next(reader, None)
-    except _TooLong as line:
-        return Row(0, reason="too_large", value=line.size, limit=fields.limit)
-    except csv.Error:
-        cells = [""] * (len(header) + 1)
-    if cells and len(cells) != len(header):
-        return Row(0, reason="bad_row", value=source.number)
-    return cells
-
-
-def _from_cells(record: dict[str, str], number: int, fields: Fields, charset: str) -> Row:
-    size = sum(map(len, record.values()))
-    if size > fields.limit:
-        return Row(number, reason="too_large", value=size, limit=fields.limit)
-    if any(map(_SURROGATE.search, record.values())):
-        return Row(number, reason="undecodable")
-    return _from_record(record, number, fields, charset)
+    bare = text.strip()
+    if not bare:
+        return row._replace(reason="empty")
+    if fields.html or bare[0] == "<":
+        return row._replace(text=text, mime=mime_of(bare, fields))
+    return row._replace(text=text)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import orjson
@@ -10,13 +11,18 @@ import pyarrow.compute as pc
 import xxhash
 
 from pipeline import schema
+<<<<<<< HEAD
 from stages.kernels import whitespace
+=======
+from stages.readers.compression import Bomb, Damaged, Stream
+from stages.readers.sniff import is_html
+>>>>>>> b198786 (One damaged or odd input file costs itself: files that cannot be read become rows with a reason; JSON lists, paths to nested fields, unclosed quotes)
 
 BATCH_ROWS = 10_000
 
 
 class Fields(NamedTuple):
-    """Which fields of a record are what, and how big a record may be."""
+    """Which fields of a record are what, and how big a record may be. A field may be a path (`doc.text`)."""
 
     text: str = "text"
     id: str | None = None
@@ -24,11 +30,17 @@ class Fields(NamedTuple):
     date: str | None = None
     keep: tuple[str, ...] = ()
     limit: int = 10_000_000  # bytes
-    needed: tuple[str, ...] = ("text",)  # columns a table must have
+    each: str | None = None  # a list of whose items each is a document; its name stands for the item in the others
+    html: bool = False  # the text is HTML, whatever it looks like
+    quotes: bool | None = None  # whether CSV has fields in quotation marks; None: by the kind
 
     def named(self) -> set[str]:
         """The fields that get a column of their own."""
         return {name for name in (self.text, self.id, self.url, self.date, *self.keep) if name is not None}
+
+    def nested(self) -> bool:
+        """Whether one of the fields may lie inside another."""
+        return any("." in name for name in self.named())
 
 
 class Row(NamedTuple):
@@ -52,6 +64,44 @@ class Row(NamedTuple):
 def lost(offset: int, size: int, truncated: bool) -> Row:
     """A stretch of a file that could not be read: `size` bytes from `offset` on."""
     return Row(offset, reason="truncated" if truncated else "corrupt", value=size, locator=f"!{offset}")
+
+
+def unfit(reason: str, value: float | None = None) -> Row:
+    """A file that gives no document, or none from here on."""
+    return Row(0, reason=reason, value=value, locator="!file")
+
+
+def misfit(columns: list[str], fields: Fields) -> str | None:
+    """Why a table with these columns gives no documents, None where it does."""
+    if fields.text not in columns:
+        return "no_text_field" if columns else "no_records"
+    return "repeated_column" if any(columns.count(name) > 1 for name in fields.named()) else None
+
+
+def numbered(columns: list[str]) -> list[str]:
+    """The columns, each under a name of its own: `n`, `n_2`, `n_3` for three of one name."""
+    names: list[str] = []
+    for column in columns:
+        again = next(number for number in count(1) if _again(column, number) not in names)
+        names.append(_again(column, again))
+    return names
+
+
+def _again(column: str, number: int) -> str:
+    return column if number == 1 else f"{column}_{number}"
+
+
+def broken_off(stream: Stream, damage: Damaged, offset: int, size: int) -> Row:
+    """The rest of a file whose compression is damaged: `size` bytes from `offset` on; or that expands without end."""
+    if isinstance(damage, Bomb):
+        return lost(offset, size, truncated=False)._replace(reason="too_large", value=stream.tell())
+    return lost(offset, size, damage.truncated)
+
+
+def mime_of(text: str, fields: Fields) -> str:
+    """text/html for a whole HTML page or what is said to be HTML; `text` starts with no white space."""
+    page = fields.html or (text[:1] == "<" and is_html(text[:4096].encode("utf-8", "replace")))
+    return "text/html" if page else "text/plain"
 
 
 def document_id(source: str, locator: str) -> str:

@@ -35,7 +35,7 @@ _PAGE = re.compile(
 _ROOT = re.compile(
     _PROLOG + rb"(?:<!doctype\b[^>\[]*(?:\[[^\]]*\]\s*)?>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<([a-z][\w:.-]*)", re.I | re.S
 )
-_JSON = re.compile(rb'^(?:\xef\xbb\xbf)?\s*\{\s*(?:"|\})')
+_JSON = re.compile(rb'^(?:\xef\xbb\xbf)?\s*(?:\[\s*)?\{\s*(?:"|\})')
 
 
 def suffix(name: str) -> str:

@@ -1,0 +1,89 @@
+"""The text of a stream in chunks, in the charset that its first bytes are in.
+
+For formats that are text from start to end and too big to be decoded whole (CSV, JSON). Bytes that are wrong in that
+charset become lone surrogates, by which a reader knows the records they are in.
+"""
+
+import codecs
+import re
+from collections.abc import Iterator
+
+from stages.readers.charset import decode, python_codec
+from stages.readers.compression import Stream
+
+_SAMPLE = 1 << 18  # bytes that the charset is judged by
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32le"),
+    (codecs.BOM_UTF32_BE, "utf-32be"),
+    (codecs.BOM_UTF16_LE, "utf-16le"),
+    (codecs.BOM_UTF16_BE, "utf-16be"),
+)
+_CODECS = {"utf-32le": "utf-32-le", "utf-32be": "utf-32-be"}
+_ASCII_PAIR = (  # the first two characters, both of ASCII, as JSON and most header lines begin
+    (re.compile(rb"[\t\n\r\x20-\x7e]\0\0\0[\t\n\r\x20-\x7e]\0\0\0"), "utf-32le"),
+    (re.compile(rb"\0\0\0[\t\n\r\x20-\x7e]\0\0\0[\t\n\r\x20-\x7e]"), "utf-32be"),
+    (re.compile(rb"[\t\n\r\x20-\x7e]\0[\t\n\r\x20-\x7e]\0"), "utf-16le"),
+    (re.compile(rb"\0[\t\n\r\x20-\x7e]\0[\t\n\r\x20-\x7e]"), "utf-16be"),
+)
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def mark(head: bytes) -> bytes:
+    """The byte order mark that `head` starts with, empty for none."""
+    return next((mark for mark, _ in _MARKS if head.startswith(mark)), b"")
+
+
+def wide(head: bytes) -> str | None:
+    """utf-16le, utf-16be, utf-32le or utf-32be for a text that starts with `head`; None for all others.
+
+    Told by the byte order mark; without one, by where the NULs of ASCII characters stand.
+    """
+    for bom, name in _MARKS:
+        if head.startswith(bom):
+            return name if name != "utf-8" else None
+    named = next((name for pattern, name in _ASCII_PAIR if pattern.match(head)), None)
+    if named:
+        return named
+    even, odd = head[0::2].count(0), head[1::2].count(0)
+    if min(even, odd) or max(even, odd) < max(8, len(head) // 40):  # in Chinese text, every twentieth character
+        return None
+    return "utf-16le" if odd else "utf-16be"
+
+
+def narrowed(head: bytes) -> bytes:
+    """`head` in UTF-8 if it is in UTF-16 or UTF-32, otherwise as it is."""
+    name = wide(head)
+    return head.removeprefix(mark(head)).decode(_codec(name), "ignore").encode() if name else head
+
+
+class TextStream:
+    """The chunks of a stream as text; `charset` is the WHATWG name of what they were decoded from."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._sample, self._damage = stream.head(_SAMPLE)
+        self.charset = wide(self._sample) or _charset(self._sample)
+
+    def __iter__(self) -> Iterator[str]:
+        """Raises `Damaged` once all before it was given."""
+        decoder = codecs.getincrementaldecoder(_codec(self.charset))(
+            "replace" if self.charset.startswith(("utf-16", "utf-32")) else "surrogateescape"
+        )
+        yield decoder.decode(self._sample.removeprefix(mark(self._sample)))
+        if self._damage:
+            raise self._damage
+        while chunk := self._stream.read():
+            yield decoder.decode(chunk)
+        yield decoder.decode(b"", final=True)
+
+
+def _codec(name: str) -> str:
+    return _CODECS.get(name) or python_codec(name)
+
+
+def _charset(sample: bytes) -> str:
+    """Judged up to the last line end or quotation mark: behind it a character may be cut."""
+    whole = sample[: max(sample.rfind(b"\n"), sample.rfind(b'"')) + 1] or sample
+    decoded = decode(whole.replace(b"\0", b""))
+    return decoded[1] if decoded else "utf-8"  # then its bad records are counted one by one
