@@ -10,7 +10,6 @@ files it settled on: a partition that was read stays as it was read, whatever be
 name and content, not by its time or folder. The corpus of an increment names that of the one before as its parent.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +43,7 @@ class _File(NamedTuple):
 
     path: str
     name: str  # by which the source calls it
-    size: int
+    size: int  # -1 for one that cannot be read
     mtime_ns: int
 
 
@@ -170,12 +169,9 @@ def _judging(plan: Plan) -> list[str]:
 
 
 def _as_settled(file: dict[str, Any]) -> bool:
-    try:
-        state = os.stat(file["path"])
-    except OSError:
-        return False
-    untouched = (state.st_size, state.st_mtime_ns) == (file["size"], file["mtime_ns"])
-    return untouched or (state.st_size == file["size"] and storage.xxh3(file["path"]) == file["xxh3"])
+    size, mtime_ns = storage.state(file["path"])
+    untouched = (size, mtime_ns) == (file["size"], file["mtime_ns"])
+    return untouched or (size == file["size"] and storage.xxh3(file["path"]) == file["xxh3"])
 
 
 def _continuing(config: Config, folder: Path) -> Config:
@@ -234,7 +230,7 @@ class _Known:
         last = self._by_path.get(file.path)
         if last and (last["size"], last["mtime_ns"]) == (file.size, file.mtime_ns):
             return None
-        content = storage.xxh3(file.path)
+        content = storage.xxh3(file.path) if file.size >= 0 else ""  # nothing yet, of a file that cannot be read
         before = self._by_name.get(file.name, [])
         if any((one["size"], one["xxh3"]) == (file.size, content) for one in before):
             return None
@@ -246,8 +242,7 @@ class _Known:
 def _files(splits: tuple[Split, ...]) -> Iterator[_File]:
     """Each file of the partitions once."""
     for path, name in dict.fromkeys((piece.path, piece.source) for split in splits for piece in split.pieces):
-        state = os.stat(path)
-        yield _File(path, name, state.st_size, state.st_mtime_ns)
+        yield _File(path, name, *storage.state(path))
 
 
 def _repacked(splits: tuple[Split, ...], new: dict[str, dict[str, Any]]) -> list[list[Piece]]:

@@ -70,7 +70,8 @@ class MapTask(NamedTuple):
         if self.split is None:
             return str(self.docs)
         first, *others = self.split.pieces
-        return first.path + (f" and {len(others)} more" if others else "")
+        name = first.path.encode("utf-8", "backslashreplace").decode()
+        return name + (f" and {len(others)} more" if others else "")
 
 
 class VerdictTask(NamedTuple):

@@ -51,27 +51,28 @@ class InputFact:
 
     path: str
     source: str
-    size: int  # bytes of the whole file
+    size: int  # bytes of the whole file, -1 if it cannot be read
     mtime_ns: int
     xxh3: str | None  # of the content; None for a part of a file
 
     @classmethod
     def of(cls, piece: Piece) -> "InputFact":
-        """Look at the file of `piece` now. Raises `OSError` when it is not there."""
-        state = os.stat(piece.path)
-        whole = piece.start == 0 and piece.stop == -1
-        content = storage.xxh3(piece.path) if whole else None
-        return cls(piece.path, piece.source, state.st_size, state.st_mtime_ns, content)
+        """Look at the file of `piece` now; its size is -1 if it cannot be read."""
+        size, mtime_ns = storage.state(piece.path)
+        content = None
+        if piece.start == 0 and piece.stop == -1 and size >= 0:
+            try:
+                content = storage.xxh3(piece.path)
+            except OSError:  # the disk does not give it: it is read again next time
+                size = -1
+        return cls(piece.path, piece.source, size, mtime_ns, content)
 
     def matches(self, piece: Piece) -> bool:
         """Whether `piece` is still what was read: the same size, and the same path and time or the same content."""
-        try:
-            state = os.stat(piece.path)
-        except OSError:
+        size, mtime_ns = storage.state(piece.path)
+        if size != self.size:
             return False
-        if state.st_size != self.size:
-            return False
-        untouched = piece.path == self.path and state.st_mtime_ns == self.mtime_ns
+        untouched = piece.path == self.path and mtime_ns == self.mtime_ns
         return untouched or (self.xxh3 is not None and self.xxh3 == storage.xxh3(piece.path))
 
 

@@ -6,11 +6,12 @@ import json
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -86,8 +87,10 @@ def fsync(path: Path) -> None:
 
 
 def write_json(path: Path, record: Any) -> None:
+    """JSON in UTF-8. A byte of a path that is not UTF-8 is written as `\\udcd6`, as Python reads it back."""
     with atomic(path) as beside:
-        beside.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path) -> Any:
@@ -121,6 +124,23 @@ def write_array(path: Path, array: np.ndarray) -> str:
     with atomic(path) as beside, beside.open("wb") as handle:
         np.save(handle, np.ascontiguousarray(array))
     return str(path)
+
+
+class State(NamedTuple):
+    """What tells that a file may have changed."""
+
+    size: int  # bytes, -1 for what cannot be opened, so that it counts as changed once it can be
+    mtime_ns: int
+
+
+def state(path: str | Path) -> State:
+    """The state of a file; of a link that leads nowhere, a folder, a socket or a file without permission as well."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return State(-1, 0)
+    readable = stat.S_ISREG(found.st_mode) and os.access(path, os.R_OK)
+    return State(found.st_size, found.st_mtime_ns) if readable else State(-1, 0)
 
 
 def xxh3(path: str | Path) -> str:
