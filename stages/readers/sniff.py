@@ -36,6 +36,7 @@ _ROOT = re.compile(
     _PROLOG + rb"(?:<!doctype\b[^>\[]*(?:\[[^\]]*\]\s*)?>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<([a-z][\w:.-]*)", re.I | re.S
 )
 _JSON = re.compile(rb'^(?:\xef\xbb\xbf)?\s*(?:\[\s*)?\{\s*(?:"|\})')
+_JSON_LINE = re.compile(rb'^\{\s*"[^"\x00-\x1f]*"\s*:', re.M)
 
 
 def suffix(name: str) -> str:
@@ -53,7 +54,7 @@ def sniff(head: bytes, name: str) -> str | None:
     known = _SUFFIXES.get(suffix(name))
     if known in ("warc", "parquet"):  # a damaged one: its reader says what can be saved
         return known
-    if is_binary(head):
+    if is_binary(head) and not _has_records(head, known):
         return None
     if known == "text" and is_page(head):
         return "html"
@@ -62,6 +63,13 @@ def sniff(head: bytes, name: str) -> str | None:
     if is_html(head):
         return "html"
     return "jsonl" if _JSON.match(head) else known
+
+
+def _has_records(head: bytes, kind: str | None) -> bool:
+    """Whether a file of records holds some in spite of the noise in it: its header line, or a line of JSON, is good."""
+    if kind == "jsonl":
+        return _JSON_LINE.search(head) is not None
+    return kind in ("csv", "tsv") and not is_binary(head.partition(b"\n")[0])
 
 
 def is_html(head: bytes) -> bool:
