@@ -39,7 +39,7 @@ class _Kind(NamedTuple):
 
     reader: str | None  # "empty" for a file of no bytes, None for a format unknown
     compressed: bool
-    wide: bool = False  # in UTF-16 or UTF-32
+    divisible: bool = False  # a part of it can be read alone, and it has a record
 
 
 def _as_list(value: Any) -> Any:
@@ -86,8 +86,8 @@ class Collect(Source):
     split_bytes: int = Field(
         64 << 20,
         ge=1 << 10,
-        description="Aimed size of a partition (bytes): small files are packed, big Parquet and plain JSONL split. Each "
-        "partition is a task with files of its own, so below a megabyte only tests are served.",
+        description="Aimed size of a partition (bytes): small files are packed, big Parquet and plain JSONL split. "
+        "Each partition is a task with files of its own: a megabyte or less serves tests only.",
     )
 
     @model_validator(mode="after")
@@ -195,11 +195,11 @@ class Collect(Source):
         try:
             whole = whole._replace(size=os.stat(path).st_size)
             kind = self._kind(path) if whole.size > self.split_bytes and os.path.isfile(path) else None
-            groups = parquet.row_groups(path) if kind and kind.reader == "parquet" and not kind.compressed else []
+            groups = parquet.row_groups(path) if kind and kind.reader == "parquet" and kind.divisible else []
         except OSError:  # a row of the run says so
             yield whole
             return
-        if kind and kind.reader == "jsonl" and not kind.compressed and not kind.wide:
+        if kind and kind.reader == "jsonl" and kind.divisible:
             for start in range(0, whole.size, self.split_bytes):
                 stop = min(start + self.split_bytes, whole.size)
                 yield Piece(path, source, kind.reader, stop - start, start, stop)
@@ -218,7 +218,8 @@ class Collect(Source):
         reader = sniff(text[:_SNIFFED], os.path.basename(path)) if self.format == "auto" else self.format
         if reader == "jsonl" and not jsonstream.in_lines(text):
             reader = "json"
-        return _Kind(reader, stream.kind is not None, wide=text is not head)
+        divisible = stream.kind is None and text is head and not text.isspace()
+        return _Kind(reader, stream.kind is not None, divisible)
 
     def _guarded(self, piece: Piece) -> Iterator[Row | pa.Table]:
         """What a piece gives, and a row for a file that gives nothing or cannot be read on."""

@@ -111,34 +111,62 @@ def test_a_line_of_300_mb_is_counted_and_not_held_in_memory(shop: Workshop) -> N
     assert "http://c.example/" in shop.run("explain", "t", "http://c.example/")
 
 
-def test_a_table_without_the_text_column_fails_alone(shop: Workshop) -> None:
+def test_a_table_without_the_text_column_costs_itself(shop: Workshop) -> None:
     pq.write_table(pa.table({"body": ["a", "b"], "n": [1, 2]}), shop.folder / "in/other.parquet")
-    shop.write("c.yaml", CONFIG.replace("{paths: [in]}", "{paths: [in], split_bytes: 10}"))
-    said = shop.run("run", "c.yaml", code=1)
-    assert "failed: collect: " in said
-    assert "other.parquet: ValueError: " in said
-    assert "body" in said
-    (shop.folder / "in/other.parquet").unlink()
+    shop.run("run", "c.yaml")
+    assert reasons(shop) == {"no_text_field": 1}
+    (shop.folder / "in/good.jsonl").unlink()
+    said = shop.run("run", "c.yaml", code=2)
+    assert "other.parquet: no column 'text'; its columns are 'body', 'n'" in said
+
+
+def test_a_name_that_is_not_utf8_is_read_and_resumed(shop: Workshop) -> None:
+    name = os.path.join(os.fsencode(shop.folder), b"in", "文件.jsonl".encode("gbk"))
+    with open(name, "wb") as handle:
+        handle.write(b'{"text": "in a file with a GBK name", "url": "http://gbk.example/"}\n')
+    shop.run("plan", "c.yaml")
     shop.run("run", "c.yaml")
     assert reasons(shop) == {}
+    assert "in/%CE%C4%BC%FE.jsonl" in shop.run("explain", "t", "http://gbk.example/")
+    for path in (shop.folder / "runs/t").rglob("*.json"):
+        json.loads(path.read_text(encoding="utf-8"))
+    assert "0 tasks run" in shop.run("run", "c.yaml")
+    shop.run("status", "t")
+
+
+def test_what_is_no_file_costs_only_itself_until_it_can_be_read(shop: Workshop) -> None:
+    (shop.folder / "in/link.jsonl").symlink_to("gone.jsonl")
+    (shop.folder / "in/circle.txt").symlink_to("circle.txt")
+    os.mkfifo(shop.folder / "in/pipe.txt")
+    shop.run("run", "c.yaml")
+    assert reasons(shop) == {"unreadable_file": 2, "not_a_file": 1}
+    assert "0 tasks run" in shop.run("run", "c.yaml")
+    put(shop, "gone.jsonl", b'{"text": "there at last"}\n')
+    (shop.folder / "in/circle.txt").unlink()
+    shop.run("run", "c.yaml")
+    assert reasons(shop) == {"not_a_file": 1}
 
 
 def test_a_partition_without_a_record_is_none_the_worse(shop: Workshop) -> None:
     shop.run("run", "c.yaml", "--out", "runs/first")
     tokenizer = next((shop.folder / "runs/first").glob("*-shards-*/tokenizer.json"))
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), shop.folder / "in/nothing.parquet")
-    shop.write("c.yaml", CONFIG.replace("{paths: [in]}", "{paths: [in], split_bytes: 10}").replace(
+    shop.write("c.yaml", CONFIG.replace("{paths: [in]}", "{paths: [in], split_bytes: 1024}").replace(
         "  - extract\n", "").replace("train: {vocab_size: 300}", f"tokenizer: {tokenizer}"))  # fmt: skip
     shop.run("run", "c.yaml")
-    assert reasons(shop) == {}
+    assert reasons(shop) == {"no_records": 1}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
-def test_an_unreadable_file_fails_alone(shop: Workshop) -> None:
-    put(shop, "secret.txt", b"a secret").chmod(0)
-    said = shop.run("run", "c.yaml", code=1)
-    assert "secret.txt" in said
-    assert "Permission denied" in said
+def test_an_unreadable_file_costs_itself_and_is_read_once_it_can_be(shop: Workshop) -> None:
+    secret = put(shop, "secret.txt", b"a secret")
+    secret.chmod(0)
+    shop.run("run", "c.yaml")
+    assert reasons(shop) == {"unreadable_file": 1}
+    assert "0 tasks run" in shop.run("run", "c.yaml")
+    secret.chmod(0o600)
+    shop.run("run", "c.yaml")
+    assert reasons(shop) == {}
 
 
 def test_what_is_no_file_is_said_at_plan_time(shop: Workshop) -> None:

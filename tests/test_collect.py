@@ -4,7 +4,6 @@ import bz2
 import gzip
 import json
 import lzma
-import os
 import random
 import re
 import shutil
@@ -30,9 +29,15 @@ SAMPLES = Path(__file__).parent.parent / "data_samples"
 WARC = SAMPLES / "sample.warc.gz"
 
 
+def collect(*paths, split_bytes=None, **fields):
+    """The stage; `split_bytes` may be smaller than a configuration can say."""
+    source = Collect(paths=[str(path) for path in paths], **fields)
+    return source.model_copy(update={"split_bytes": split_bytes} if split_bytes else {})
+
+
 def rows(*paths, **fields):
     """Every row of these inputs, and a check of the columns on the way."""
-    source = Collect(paths=[str(path) for path in paths], **fields)
+    source = collect(*paths, **fields)
     wanted = {**schema.DOCUMENT, **source.columns(), **schema.DROP}
     found = []
     for split in source.inputs():
@@ -365,7 +370,9 @@ def test_byte_ranges_give_what_the_whole_file_gives(tmp_path, content, split_byt
     path = write(tmp_path / "a.jsonl", data if end else data.removesuffix(b"\n"))
     whole = rows(path, format="jsonl")
     assert rows(path, format="jsonl", split_bytes=split_bytes) == whole
-    assert len(whole) == sum(line != b"\n" for line in content) or path.stat().st_size == 0
+    records = sum(line != b"\n" for line in content)
+    assert len(whole) == (records or 1)
+    assert records or whole[0]["drop"] == ("no_records" if path.stat().st_size else "empty_file")
 
 
 @given(st.lists(st.binary(max_size=30)), st.integers(1, 40), st.integers(0, 20))
@@ -475,15 +482,14 @@ def test_parquet(tmp_path):
         "1",
         {"score": 0.5},
     )
-    split = Collect(paths=[str(path)], split_bytes=1).inputs()
+    split = collect(path, split_bytes=1).inputs()
     assert [(part.pieces[0].start, part.pieces[0].stop) for part in split] == [(0, 1), (1, 2), (2, 3)]
     assert rows(path, split_bytes=1, date_field="when", keep_fields=["id"], max_document_bytes=100) == whole
 
 
 def test_parquet_of_the_wrong_type_or_bytes(tmp_path):
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"a.parquet: column 'text' is of int64, not of text"):
-        rows(tmp_path / "a.parquet")
+    assert reasons(tmp_path / "a.parquet") == {"wrong_type": 1}
     pq.write_table(pa.table({"text": pa.array(["a", "b"]).dictionary_encode()}), tmp_path / "b.parquet")
     assert [row["text"] for row in rows(tmp_path / "b.parquet")] == ["a", "b"]
     wrong = pa.array([b"fine", b"\xff\x00\xfe", "é".encode()], pa.binary()).view(pa.string())
@@ -503,7 +509,7 @@ def test_damaged_parquet_keeps_the_other_row_groups(tmp_path):
     found = rows(write(path, bytes(data)))
     assert [row["text"] for row in found if not row["drop"]] == texts[:100] + texts[200:]
     assert [(row["drop"], row["offset"]) for row in found if row["drop"]] == [("corrupt", 100)]
-    assert reasons(write(tmp_path / "b.parquet", bytes(data[:5000]))) == {"corrupt": 1}
+    assert reasons(write(tmp_path / "b.parquet", bytes(data[:5000]))) == {"damaged_file": 1}
 
 
 def test_a_file_is_a_document(tmp_path):
@@ -593,25 +599,10 @@ def test_path_that_matches_nothing(tmp_path, given_path, message):
     assert "\n" not in str(error.value)
 
 
-def test_unreadable_file_fails_when_it_is_read(tmp_path):
-    path = write(tmp_path / "a.txt", "x")
-    source = Collect(paths=[str(path)])
-    (split,) = source.inputs()
-    os.remove(path)
-    with pytest.raises(OSError, match=r"a\.txt"):
-        list(source.read(split))
-
-
-def test_dangling_link_is_named(tmp_path):
-    (tmp_path / "a.txt").symlink_to(tmp_path / "gone")
-    with pytest.raises(ValueError, match=r"a\.txt cannot be read"):
-        Collect(paths=[str(tmp_path)]).inputs()
-
-
 def test_small_files_are_packed_and_big_ones_stand_alone(tmp_path):
     for name, size in (("a", 40), ("b", 40), ("c", 40), ("d", 500), ("e", 10)):
         write(tmp_path / f"{name}.txt", "x" * size)
-    splits = Collect(paths=[str(tmp_path)], split_bytes=100).inputs()
+    splits = collect(tmp_path, split_bytes=100).inputs()
     assert [[Path(piece.path).stem for piece in split.pieces] for split in splits] == [["a", "b"], ["c"], ["d"], ["e"]]
 
 

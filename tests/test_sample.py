@@ -262,7 +262,7 @@ def test_parquet_shards_hold_the_same_tokens(shop: Workshop) -> None:
 def test_killed_in_the_middle_it_finishes_with_the_same_bytes_and_redoes_nothing(shop: Workshop) -> None:
     """SIGKILL to the driver and the workers, in the middle of each phase in turn, until the run is through."""
     home = shop.folder / "runs/killed"
-    arguments = ("run", "--workers", "2", "--out", "runs/killed", "--set", "collect.split_bytes=100")
+    arguments = ("run", "--workers", "2", "--out", "runs/killed", "--set", "collect.split_bytes=1024")
     seen: dict[str, int] = {}
     for wanted in ("1-*/map/part-*.json", "1-*/verdicts/_receipts/*.json", "2-*/scatter/part-*.json"):
         process = shop.start(*arguments)
@@ -278,6 +278,6 @@ def test_killed_in_the_middle_it_finishes_with_the_same_bytes_and_redoes_nothing
     shop.run(*arguments)
     for path in home.glob("*/map/part-*.json"):
         assert seen.get(path.name, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
-    shop.run("run", "--workers", "0", "--out", "runs/whole", "--set", "collect.split_bytes=100")
+    shop.run("run", "--workers", "0", "--out", "runs/whole", "--set", "collect.split_bytes=1024")
     assert shop.checksums("runs/killed") == shop.checksums("runs/whole")
     shop.run("verify", "runs/killed")

@@ -130,8 +130,10 @@ class _Records:
         return Row(0, reason="bad_row", value=source.number)
 
     def _are_rows(self, taken: list[str]) -> bool:
-        judged = [len(cells) == self.width for cells in csv.reader(taken[:_JUDGED], delimiter=self._format["delimiter"])]
-        return sum(judged) * 2 >= len(judged)
+        """Whether most of these lines have as many cells as the header."""
+        judged = csv.reader(taken[:_JUDGED], delimiter=self._format["delimiter"])
+        fits = [len(cells) == self.width for cells in judged]
+        return sum(fits) * 2 >= len(fits)
 
 
 def read_csv(piece: Piece, fields: Fields, delimiter: str) -> Iterator[Row]:

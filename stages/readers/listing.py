@@ -64,8 +64,9 @@ def _expanded(pattern: str) -> list[str]:
     at = parts.index("**")
     found: list[str] = []
     for folder in sorted(filter(os.path.isdir, glob.glob(str(Path(*parts[:at]))))):
-        below = _below(folder)
-        found += [path for path in below if os.path.isdir(path) or _fits(Path(path).relative_to(folder).parts, parts[at:])]
+        for path in _below(folder):
+            if os.path.isdir(path) or _fits(Path(path).relative_to(folder).parts, parts[at:]):
+                found.append(path)
     return found
 
 
@@ -86,11 +87,15 @@ def _below(root: str) -> list[str]:
     found: list[str] = []
     seen: set[str] = set()
     waiting = [root]
+
+    def not_listed(error: OSError) -> None:
+        found.append(str(error.filename))
+
     while waiting:
         start = waiting.pop(0)
         if os.path.realpath(start) in seen or (start != root and _is_around(start, root)):
             continue
-        for here, folders, names in os.walk(start, onerror=lambda error: found.append(str(error.filename))):
+        for here, folders, names in os.walk(start, onerror=not_listed):
             seen.add(os.path.realpath(here))
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             waiting += filter(os.path.islink, (os.path.join(here, name) for name in folders))
@@ -138,5 +143,11 @@ def _hashed(name: str, path: str) -> str:
 
 
 def readable(path: str) -> str:
-    """A path as valid UTF-8: a byte that is not UTF-8 is written as in a URL (`%D6`)."""
-    return _NOT_UTF8.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", path)
+    """A path as valid UTF-8: a name in it that is not UTF-8 is written as in a URL (`%D6%D0.txt`)."""
+    if not _NOT_UTF8.search(path):
+        return path
+    return "/".join(_escaped(os.fsencode(name)) if _NOT_UTF8.search(name) else name for name in path.split("/"))
+
+
+def _escaped(name: bytes) -> str:
+    return "".join(chr(byte) if byte < 0x80 else f"%{byte:02X}" for byte in name)

@@ -123,9 +123,7 @@ def _type_at(columns: pa.Schema, name: str) -> pa.DataType | None:
     return kind
 
 
-def _group(
-    file: Any, at: int, first: int, names: list[str], source: str, fields: Fields
-) -> Iterator[pa.Table | Row]:
+def _group(file: Any, at: int, first: int, names: list[str], source: str, fields: Fields) -> Iterator[pa.Table | Row]:
     group = file.metadata.row_group(at)
     size = max(1, group.total_byte_size // max(1, group.num_rows))
     batch_rows = max(1, min(rows.BATCH_ROWS, schema.BATCH_BYTES // size))

@@ -170,9 +170,7 @@ def read_json(piece: Piece, fields: Fields) -> Iterator[Row]:
             yield broken_off(stream, damage, number + 1, stream.size - damage.start)
 
 
-def _from_value(
-    record: Any, offset: int, locator: str | None, fields: Fields, nested: bool, charset: str
-) -> list[Row]:
+def _from_value(record: Any, offset: int, locator: str | None, fields: Fields, nested: bool, charset: str) -> list[Row]:
     """The rows of one JSON value: one, or one for each item of the list that the fields name."""
     if not isinstance(record, dict):
         return [Row(offset, reason="bad_json", locator=locator)]
@@ -201,9 +199,7 @@ def _flat(record: dict[str, Any], fields: Fields) -> dict[str, Any]:
     return {**paths.without(record, named), **{name: paths.value(record, name) for name in named}}
 
 
-def from_record(
-    record: dict[str, Any], offset: int, fields: Fields, charset: str, locator: str | None = None
-) -> Row:
+def from_record(record: dict[str, Any], offset: int, fields: Fields, charset: str, locator: str | None = None) -> Row:
     """The row of a record whose fields are those of `fields`, without paths; all other fields become metadata."""
     text = record.get(fields.text)
     own = text_of(record.get(fields.id)) if fields.id else None
