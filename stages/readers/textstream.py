@@ -6,6 +6,7 @@ charset become lone surrogates, by which a reader knows the records they are in.
 
 import codecs
 import re
+import unicodedata
 from collections.abc import Iterator
 
 from stages.readers.charset import decode, python_codec
@@ -19,6 +20,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16le"),
     (codecs.BOM_UTF16_BE, "utf-16be"),
 )
+_JUDGED = 1000  # characters
+_CONTROLS = frozenset(map(chr, range(0x20))) - frozenset("\t\n\r\f")
 _CODECS = {"utf-32le": "utf-32-le", "utf-32be": "utf-32-be"}
 _ASCII_PAIR = (  # the first two characters, both of ASCII, as JSON and most header lines begin
     (re.compile(rb"[\t\n\r\x20-\x7e]\0\0\0[\t\n\r\x20-\x7e]\0\0\0"), "utf-32le"),
@@ -37,7 +40,7 @@ def mark(head: bytes) -> bytes:
 def wide(head: bytes) -> str | None:
     """utf-16le, utf-16be, utf-32le or utf-32be for a text that starts with `head`; None for all others.
 
-    Told by the byte order mark; without one, by where the NULs of ASCII characters stand.
+    Told by the byte order mark; without one, by the NULs of ASCII characters.
     """
     for bom, name in _MARKS:
         if head.startswith(bom):
@@ -45,10 +48,15 @@ def wide(head: bytes) -> str | None:
     named = next((name for pattern, name in _ASCII_PAIR if pattern.match(head)), None)
     if named:
         return named
-    even, odd = head[0::2].count(0), head[1::2].count(0)
-    if min(even, odd) or max(even, odd) < max(8, len(head) // 40):  # in Chinese text, every twentieth character
+    if head.count(0) < max(8, len(head) // 40):  # of Chinese text, every twentieth character
         return None
-    return "utf-16le" if odd else "utf-16be"
+    return next((name for name in ("utf-16le", "utf-16be") if _is_text(head.decode(_codec(name), "ignore"))), None)
+
+
+def _is_text(text: str) -> bool:
+    """Whether this is text with line ends: in the wrong byte order they are characters that do not exist."""
+    start = text[:_JUDGED]
+    return "\n" in start and not any(unicodedata.category(char) == "Cn" or char in _CONTROLS for char in start)
 
 
 def narrowed(head: bytes) -> bytes:
