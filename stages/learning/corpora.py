@@ -7,6 +7,7 @@ the same account of what is no document. Nothing is lost without being counted.
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -215,7 +216,7 @@ def _rows(path: Path, kind: str | None) -> Iterator[Batch]:
     piece = Piece(str(path), path.name, kind or "", path.stat().st_size)
     fields = Fields(url="url", keep=("domain", "source", "lang"))
     if kind == "text":
-        found = plain.read(piece, fields._replace(limit=_LARGEST_TEXT), html=False)
+        found = plain.read(piece, replace(fields, limit=_LARGEST_TEXT), html=False)
     else:
         found = records.read_jsonl(piece, fields)
     rows: list[Row] = []

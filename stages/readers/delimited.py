@@ -16,6 +16,7 @@ from stages.readers.rows import Fields, Row, broken_off, misfit, numbered, unfit
 from stages.readers.textstream import SURROGATE, TextStream
 
 _PATIENCE = 64  # limits read in vain for a closing quotation mark before every line is a record
+_HEADER = 1 << 14  # bytes that the charset of a header alone is judged by
 _JUDGED = 100  # lines that tell whether a long field is one, or rows behind a quotation mark that is never closed
 
 
@@ -31,12 +32,13 @@ class _Lines:
     The lines of the record that is being read are kept, so that they can be given again.
     """
 
-    def __init__(self, stream: Stream, limit: int) -> None:
-        text = TextStream(stream)
+    def __init__(self, text: TextStream, limit: int) -> None:
         self.charset = text.charset
         self.number = 0  # of lines given
-        self.taken: list[str] = []  # of the record that is being read
-        self.size = 0  # characters of those
+        self.begun = False  # a record is being read: its lines are `first` and `further`
+        self._first = ""
+        self._further: list[str] = []
+        self._size = 0  # characters of those further lines
         self._limit = limit
         self._patience = _PATIENCE * max(limit, 1 << 16)
         self._lines = lines((chunk.replace("\0", "") for chunk in text), "\n", 0, limit)
@@ -46,51 +48,72 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        if self.taken:
-            if self._patience < 0:
-                raise csv.Error("too many quotation marks that are never closed")
-            if self.size > self._limit:
-                raise csv.Error("the record is larger than the limit")
-        line = self._again.popleft() if self._again else self._next()
+        if self.begun or self._again:
+            return self._next_further()
+        line = next(self._lines)
+        self.number += 1
+        if line.content is None:
+            raise _TooLong(line.size)
+        if line.content[:1] == "\n":  # a run of blank lines
+            self.number += line.content.count("\n")
+        return self._begin(f"{line.content}\n")
+
+    def _begin(self, line: str) -> str:
+        self.begun, self._first = True, line
+        if self._further:
+            self._further, self._size = [], 0
+        return line
+
+    def _next_further(self) -> str:
+        """A line that is not the first of its record, or that was given before."""
+        if self.begun and self._patience < 0:
+            raise csv.Error("too many quotation marks that are never closed")
+        if self.begun and self.size() > self._limit:
+            raise csv.Error("the record is larger than the limit")
+        line = self._again.popleft() if self._again else None
+        if line is None:
+            found = next(self._lines)
+            line = _TooLong(found.size) if found.content is None else f"{found.content}\n"
         self.number += 1
         if isinstance(line, _TooLong):
             raise line
-        self.taken.append(line)
-        self.size += len(line)
+        self.number += line.count("\n") - 1
+        if not self.begun:
+            return self._begin(line)
+        self._further.append(line)
+        self._size += len(line)
         return line
 
-    def begin(self) -> None:
-        """What follows is another record."""
-        self.taken.clear()
-        self.size = 0
+    def size(self) -> int:
+        """Characters of the record so far."""
+        return len(self._first) + self._size if self.begun else 0
 
-    def _next(self) -> "str | _TooLong":
-        line = next(self._lines)
-        if line.content is None:
-            return _TooLong(line.size)
-        self.number += line.content.count("\n")
-        return f"{line.content}\n"
+    def further(self) -> list[str]:
+        """The lines of the record behind its first."""
+        return self._further if self.begun else []
 
-    def again(self, behind: "_TooLong | None") -> None:
+    def again(self, behind: _TooLong | None) -> None:
         """Give all lines but the first of the record once more, then the one that was too long."""
-        rest = self.taken[1:]
-        self._patience -= self.size
+        rest = self.further()
+        self._patience -= self.size()
         self.number -= sum(line.count("\n") for line in rest) + (behind is not None)
         self._again.extendleft(reversed([*rest, *([behind] if behind else [])]))
 
     def to_closing_quote(self) -> int:
         """Go to the end of the line with the closing quotation mark; returns the size of the whole record."""
-        size = self.size
-        within = sum(line.count('"') for line in self.taken) % 2 == 1
+        size = self.size()
+        within = sum(line.count('"') for line in (self._first, *self.further())) % 2 == 1
         while within:
-            self.begin()
+            self.begun = False
             try:
-                within ^= next(self).count('"') % 2 == 1
-            except _TooLong as line:  # its quotation marks are not known
-                size += line.size
+                line = next(self)
+            except _TooLong as long:  # its quotation marks are not known
+                size += long.size
             except StopIteration:
                 break
-            size += self.size
+            else:
+                within ^= line.count('"') % 2 == 1
+                size += len(line)
         return size
 
 
@@ -108,30 +131,30 @@ class _Records:
     def next(self) -> list[str] | Row | None:
         """None at the end."""
         source = self._source
-        source.begin()
+        source.begun = False
         try:
             cells = next(self._reader, None)
         except _TooLong as line:
-            if not source.taken:
+            if not source.begun:
                 return Row(0, reason="too_large", value=line.size, limit=self._limit)
             return self._unclosed(line)
         except csv.Error:
             return self._unclosed(None)
         if cells and self.width and len(cells) != self.width:
-            return Row(0, reason="bad_row", value=source.number - len(source.taken) + 1)
+            return Row(0, reason="bad_row", value=source.number - sum(line.count("\n") for line in source.further()))
         return cells
 
     def _unclosed(self, behind: _TooLong | None) -> Row:
         """A record that cannot be read: its first line is to blame, unless it is one field larger than the limit."""
         source = self._source
-        if behind is None and source.size > self._limit and not self._are_rows(source.taken[1:]):
+        if behind is None and source.size() > self._limit and not self._are_rows(source.further()):
             return Row(0, reason="too_large", value=source.to_closing_quote(), limit=self._limit)
         source.again(behind)
         return Row(0, reason="bad_row", value=source.number)
 
-    def _are_rows(self, taken: list[str]) -> bool:
+    def _are_rows(self, further: list[str]) -> bool:
         """Whether most of these lines have as many cells as the header."""
-        judged = csv.reader(taken[:_JUDGED], delimiter=self._format["delimiter"])
+        judged = csv.reader(further[:_JUDGED], delimiter=self._format["delimiter"])
         fits = [len(cells) == self.width for cells in judged]
         return sum(fits) * 2 >= len(fits)
 
@@ -141,7 +164,7 @@ def read_csv(piece: Piece, fields: Fields, delimiter: str) -> Iterator[Row]:
     with Stream(piece.path) as stream:
         number = 0
         try:
-            source = _Lines(stream, fields.limit)
+            source = _Lines(TextStream(stream), fields.limit)
             records = _records(source, fields, delimiter)
             header = _header(records)
             if reason := "damaged_file" if header is None else misfit(header, fields):
@@ -163,7 +186,7 @@ def columns(path: str, fields: Fields, delimiter: str) -> list[str] | None:
     """The columns that the header line names, None where it cannot be read."""
     with Stream(path) as stream:
         try:
-            return _header(_records(_Lines(stream, fields.limit), fields, delimiter)) or None
+            return _header(_records(_Lines(TextStream(stream, _HEADER), fields.limit), fields, delimiter)) or None
         except Damaged:
             return None
 

@@ -85,7 +85,7 @@ def _misfit(columns: pa.Schema, fields: Fields) -> str | None:
         return None if _type_at(columns, fields.each) is not None else "no_text_field"
     if columns.names.count(fields.text) < 2 and _type_at(columns, fields.text) is None:
         return "no_text_field"
-    if any(columns.names.count(name) > 1 for name in fields.named()):
+    if any(columns.names.count(name) > 1 for name in fields.named):
         return "repeated_column"
     return None if _is_text(_type_at(columns, fields.text)) else "wrong_type"
 
@@ -204,12 +204,12 @@ def _string(value: Any) -> str | None:
 
 def _metadata(batch: pa.RecordBatch, fields: Fields) -> list[str | None]:
     """The columns without a role as a JSON object for each row, None where all of them have one."""
-    named = fields.named()
+    named = fields.named
     others = batch.select([name for name in batch.schema.names if name not in named])
     if not others.num_columns:
         return [None] * len(batch)
     records = _values(pa.StructArray.from_arrays(others.columns, names=others.schema.names))
-    if fields.nested():
+    if fields.nested:
         records = [without(record, named) for record in records]
     return [json_text(record) if record else None for record in records]
 

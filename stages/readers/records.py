@@ -56,7 +56,6 @@ def read_jsonl(piece: Piece, fields: Fields) -> Iterator[Row]:
     first = max(0, piece.start - 1)  # the byte before tells whether a line starts at `start`
     with Stream(piece.path, first, plain=piece.start > 0 or piece.stop >= 0) as stream:
         chunks, charset = _in_utf8(piece, stream)
-        nested = fields.nested() or fields.each is not None
         number, offset = 0, first
         try:
             for line in lines(chunks, b"\n", first, fields.limit):
@@ -70,8 +69,10 @@ def read_jsonl(piece: Piece, fields: Fields) -> Iterator[Row]:
                     yield Row(line.offset, reason="too_large", value=line.size, limit=fields.limit)
                 elif line.content.isspace():
                     number += line.content.count(b"\n")
+                elif row := _simple(line, fields, charset):
+                    yield row
                 elif line.content:
-                    for row in _from_line(line, fields, nested, charset):
+                    for row in _from_line(line, fields, charset):
                         yield row._replace(value=number + _lines_before(piece)) if row.reason == "bad_json" else row
         except Damaged as damage:
             yield broken_off(stream, damage, offset, _left(stream, offset, damage))
@@ -105,9 +106,19 @@ def _lines_before(piece: Piece) -> int:
     return count if last == b"\n" else count + 1
 
 
-def _from_line(line: Line, fields: Fields, nested: bool, charset: str) -> list[Row]:
+def _simple(line: Line, fields: Fields, charset: str) -> Row | None:
+    """The row of a line that is one record without paths to follow, as nearly all are; None for others."""
     try:
-        return _from_value(orjson.loads(line.content), line.offset, None, fields, nested, charset)
+        record = None if fields.nested else orjson.loads(line.content)
+        return from_record(record, line.offset, fields, charset) if isinstance(record, dict) else None
+    except (orjson.JSONDecodeError, RecursionError):
+        return None
+
+
+def _from_line(line: Line, fields: Fields, charset: str) -> list[Row]:
+    """The rows of any line that is not blank."""
+    try:
+        return _from_value(orjson.loads(line.content), line.offset, None, fields, charset)
     except orjson.JSONDecodeError:
         found = _lenient(line.content)
     if isinstance(found, str):
@@ -118,7 +129,7 @@ def _from_line(line: Line, fields: Fields, nested: bool, charset: str) -> list[R
     made: list[Row] = []
     for at, record in enumerate(records):
         locator = f"{line.offset}+{at}" if at else None
-        made += _from_value(record, line.offset, locator, fields, nested, charset)
+        made += _from_value(record, line.offset, locator, fields, charset)
     return made
 
 
@@ -153,7 +164,6 @@ def _clean(value: Any) -> Any:
 
 def read_json(piece: Piece, fields: Fields) -> Iterator[Row]:
     """A row for each record of a list of records, or of records over several lines; its offset is its number."""
-    nested = fields.nested() or fields.each is not None
     with Stream(piece.path) as stream:
         number = 0
         try:
@@ -164,18 +174,18 @@ def read_json(piece: Piece, fields: Fields) -> Iterator[Row]:
                 elif value.reason:
                     yield Row(number, reason=value.reason, value=number + 1)
                 else:
-                    for row in _from_value(_clean(value.content), number, None, fields, nested, text.charset):
+                    for row in _from_value(_clean(value.content), number, None, fields, text.charset):
                         yield row._replace(value=number + 1) if row.reason == "bad_json" else row
         except Damaged as damage:
             yield broken_off(stream, damage, number + 1, stream.size - damage.start)
 
 
-def _from_value(record: Any, offset: int, locator: str | None, fields: Fields, nested: bool, charset: str) -> list[Row]:
+def _from_value(record: Any, offset: int, locator: str | None, fields: Fields, charset: str) -> list[Row]:
     """The rows of one JSON value: one, or one for each item of the list that the fields name."""
     if not isinstance(record, dict):
         return [Row(offset, reason="bad_json", locator=locator)]
     try:
-        if nested:
+        if fields.nested:
             return list(from_nested(record, offset, locator, fields, charset))
         return [from_record(record, offset, fields, charset, locator)]
     except RecursionError:  # nested too deeply to be written as metadata
@@ -195,7 +205,7 @@ def from_nested(
 
 def _flat(record: dict[str, Any], fields: Fields) -> dict[str, Any]:
     """The record with the fields that are named by a path lifted to its top, under that path."""
-    named = fields.named()
+    named = fields.named
     return {**paths.without(record, named), **{name: paths.value(record, name) for name in named}}
 
 
@@ -203,7 +213,7 @@ def from_record(record: dict[str, Any], offset: int, fields: Fields, charset: st
     """The row of a record whose fields are those of `fields`, without paths; all other fields become metadata."""
     text = record.get(fields.text)
     own = text_of(record.get(fields.id)) if fields.id else None
-    named = fields.named()
+    named = fields.named
     others = {name: value for name, value in record.items() if name not in named}
     row = Row(
         offset,

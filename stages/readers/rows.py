@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -21,7 +23,8 @@ from stages.readers.sniff import is_html
 BATCH_ROWS = 10_000
 
 
-class Fields(NamedTuple):
+@dataclass(frozen=True)
+class Fields:
     """Which fields of a record are what, and how big a record may be. A field may be a path (`doc.text`)."""
 
     text: str = "text"
@@ -34,13 +37,15 @@ class Fields(NamedTuple):
     html: bool = False  # the text is HTML, whatever it looks like
     quotes: bool | None = None  # whether CSV has fields in quotation marks; None: by the kind
 
-    def named(self) -> set[str]:
+    @cached_property
+    def named(self) -> frozenset[str]:
         """The fields that get a column of their own."""
-        return {name for name in (self.text, self.id, self.url, self.date, *self.keep) if name is not None}
+        return frozenset(name for name in (self.text, self.id, self.url, self.date, *self.keep) if name is not None)
 
+    @cached_property
     def nested(self) -> bool:
-        """Whether one of the fields may lie inside another."""
-        return any("." in name for name in self.named())
+        """Whether a field may lie inside another, or in each item of a list."""
+        return self.each is not None or any("." in name for name in self.named)
 
 
 class Row(NamedTuple):
@@ -75,7 +80,7 @@ def misfit(columns: list[str], fields: Fields) -> str | None:
     """Why a table with these columns gives no documents, None where it does."""
     if fields.text not in columns:
         return "no_text_field" if columns else "no_records"
-    return "repeated_column" if any(columns.count(name) > 1 for name in fields.named()) else None
+    return "repeated_column" if any(columns.count(name) > 1 for name in fields.named) else None
 
 
 def numbered(columns: list[str]) -> list[str]:

@@ -68,9 +68,9 @@ def narrowed(head: bytes) -> bytes:
 class TextStream:
     """The chunks of a stream as text; `charset` is the WHATWG name of what they were decoded from."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, sample: int = _SAMPLE) -> None:
         self._stream = stream
-        self._sample, self._damage = stream.head(_SAMPLE)
+        self._sample, self._damage = stream.head(sample)
         self.charset = wide(self._sample) or _charset(self._sample)
 
     def __iter__(self) -> Iterator[str]:
