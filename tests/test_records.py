@@ -317,7 +317,7 @@ def test_parquet_binary_text(tmp_path):
         TEXTS[1].encode(),
         PAGE.replace("ferry", "渡船的钟敲了两下我们就知道风要来了").encode("gb18030"),
         None,
-        b"\x00\xff\xfe\x00",
+        b"\x01\x02\x03\xff" * 9,
     ]
     for kind in (pa.binary(), pa.large_binary()):
         pq.write_table(pa.table({"text": pa.array(contents, kind)}), path)
