@@ -228,6 +228,13 @@ def test_arc(tmp_path, layout, version):
     assert (found[1]["meta_WARC-IP-Address"], found[1]["source_id"]) == ("192.0.2.7", None)
 
 
+def test_arc_headers_that_are_no_utf_8(tmp_path):
+    odd = b"http://page.example/\xe9 192.0.2.7 20040102030405 text/\xff 12\xe9\n" + answer(page(1)) + b"\n"
+    found = rows(write(tmp_path / "a.arc", odd + arc(2, answer(page(2)))))
+    assert [row["url"] for row in found] == ["http://page.example/\ufffd", "http://page.example/2"]
+    assert [row["drop"] for row in found] == [None, None]
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_zstd_with_a_dictionary(tmp_path, packed):
     records = [record(at, answer(page(at))) for at in range(300)]

@@ -237,16 +237,17 @@ class _Cutter:
         if not line or (b" " in line["url"] and _NEXT["arc"].search(self._buffer, 1, line.end())):
             return None  # or one that breaks off, and another record follows
         self._format = "arc"
-        url, mime, date = (line[name].decode("utf-8", "replace") for name in ("url", "mime", "date"))
+        names = ("url", "ip", "date", "mime", "length")
+        url, address, date, mime, length = (line[name].decode("utf-8", "replace") for name in names)
         date = date.ljust(14, "0")
         day = f"{date[:4]}-{date[4:6]}-{date[6:8]}T{date[8:10]}:{date[10:12]}:{date[12:14]}Z"
         return {
             "warc-type": "warcinfo" if url.lower().startswith("filedesc:") else "response",
             "warc-target-uri": url,
             "warc-date": day,
-            "warc-ip-address": line["ip"].decode(),
+            "warc-ip-address": address,
             "content-type": mime,
-            "content-length": line["length"].decode(),
+            "content-length": length,
         }, start + line.end()
 
     # where a block ends
