@@ -1,6 +1,7 @@
 """WARC and ARC files as crawlers write them, and as they arrive: every record has its row, and costs no other one."""
 
 import gzip
+import random
 import runpy
 import zlib
 from collections import Counter
@@ -291,6 +292,18 @@ def test_several_compressions_in_one_file(tmp_path):
         parts = [LAYOUTS[layout]([record(at, answer(page(at)))]) for at, layout in enumerate(order_)]
         found = rows(write(tmp_path / "a.warc.gz", b"".join(parts)))
         assert [row["drop"] for row in found] == [None] * len(parts)
+
+
+def test_bytes_that_are_stored_as_they_are_do_not_count_as_plain(tmp_path):
+    """In a frame or member that is not really compressed, a record can be seen from outside."""
+    for pack in (lambda one: lz4.frame.compress(one, block_linked=False), lambda one: gzip.compress(one, 0)):
+        members = [
+            pack(record(at, answer(page(at) + random.Random(at).randbytes(400).hex().encode()))) for at in range(6)
+        ]
+        members[2] = b"xxxx" + members[2][4:]
+        found = rows(write(tmp_path / "a.warc", b"".join(members)))
+        assert urls(found) == ["0", "1", "3", "4", "5"]
+        assert [row["drop_value"] for row in found if row["drop"] == "corrupt"] == [len(members[2])]
 
 
 def test_a_file_without_a_page_says_so(tmp_path):

@@ -413,8 +413,8 @@ def _resync(path: str, kind: str | None, after: int) -> int | None:
 def _goes_on(path: str, offset: int, kind: str | None) -> bool:
     """Whether a record starts here that is compressed otherwise than `kind`: files are put together of both."""
     with Stream(path, offset) as stream:
-        other = stream.kind
-    return kind is not None and other != kind and _readable(path, offset)
+        head, _ = stream.head(_OVERLAP)
+    return kind is not None and stream.kind != kind and _EITHER.match(head) is not None
 
 
 def _slide(file: BinaryIO, offset: int, window: bytes) -> tuple[int, bytes]:
