@@ -1,8 +1,10 @@
 """The command line: `python -m pipeline run`, and the commands that ask a run what it did.
 
-Exit codes: 0 done; 1 something failed or does not balance (the same command again continues); 2 the configuration or an
-input is wrong, or asks for what these documents cannot give; 3 another run holds the run directory; 130 stopped by
-Ctrl-C. `--debug` shows the traceback of an error.
+Exit codes: 0 done; 1 something failed or does not balance, or stages failed on more documents than
+max_failed_fraction allows (the same command tries again what failed); 2 the configuration or an input is wrong, or asks
+for what these documents cannot give; 3 another run holds the run directory; 130 stopped by Ctrl-C, 143 by SIGTERM, 129
+by SIGHUP (the same command continues). `--debug` shows the traceback of an error and, with `--workers 0`, runs the
+stages in this process, for pdb.
 """
 
 import importlib
@@ -19,13 +21,15 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline import bench as benches
-from pipeline import browse, console, corpus, difference, increments, page, reading, storage
+from pipeline import browse, console, corpus, difference, increments, nodes, page, reading, storage
 from pipeline import config as configs
 from pipeline import plan as plans
 from pipeline import report as reports
 from pipeline import run as runs
-from pipeline.engine import Engine, NoCluster, open_engine
+from pipeline.address import NoCluster
+from pipeline.engine import Engine, open_engine
 from pipeline.stage import Refused, Sink
+from pipeline.stopping import Stopped, stoppable
 from pipeline.train import cli as trainer
 
 LEARNING = {
@@ -72,7 +76,7 @@ def run(
     context: typer.Context,
     recipe: Recipe = DEFAULT,
     settings: Settings = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="0: in this process; N: Ray with N workers.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="0: one, without Ray; N: Ray with N workers.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Run on the Ray cluster at this address.")] = None,
     out: Out = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where the run raises an alarm.")] = False,
@@ -80,28 +84,40 @@ def run(
     """Run a pipeline; run it again to continue one, or to take in what is new if it is incremental."""
     config = _configured(recipe, settings, workers)
     folder = out or Path("runs") / config.name
-    jobs = iter([(plans.make(config), folder)]) if not config.incremental else _increments(config, folder)
     try:
-        with storage.lock(folder), ExitStack() as stack:
-            engine = None
-            for plan_, home in jobs:
-                if engine is None:
-                    engine = _engine(stack, config, ray_address)
-                with console.watch() as watch:
-                    told = runs.run(plan_, home.resolve(), engine, watch)
-                good = not told["failed"] and not told["imbalances"]
-                if config.incremental:
-                    told = reports.add_alarms(home, told, increments.alarms(folder, home, told))
-                if config.incremental and good:
-                    increments.publish(folder, home, told)
-                    page.write_overview(folder)
-                page.write_one(home)
-                _conclude(told, home, debug=context.obj, strict=strict)
-    except KeyboardInterrupt:
+        with stoppable():
+            engine = _run(config, folder, ray_address, debug=context.obj, strict=strict)
+    except Stopped as stopped:
         console.fail("stopped; the same command continues.")
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + stopped.number) from None
     if config.incremental:
         print(f"{folder}: {'' if engine else 'nothing new; '}the latest corpus is {corpus.latest(folder)}")
+
+
+def _run(config: configs.Config, folder: Path, ray_address: str | None, *, debug: bool, strict: bool) -> Engine | None:
+    """Every run that is due, in `folder`; returns the engine, None where there was nothing to do for one."""
+    jobs = iter([(plans.make(config), folder)]) if not config.incremental else _increments(config, folder)
+    engine = None
+    with storage.lock(folder):
+        try:
+            with ExitStack() as stack:
+                for plan_, home in jobs:
+                    if engine is None:
+                        engine = _engine(stack, config, ray_address, debug=debug)
+                        nodes.check(plan_, folder.resolve(), engine)
+                    with console.watch() as watch:
+                        told = runs.run(plan_, home.resolve(), engine, watch)
+                    good = not told["failed"] and not told["imbalances"] and not told["too_many_lost"]
+                    if config.incremental:
+                        told = reports.add_alarms(home, told, increments.alarms(folder, home, told))
+                    if config.incremental and good:
+                        increments.publish(folder, home, told)
+                        page.write_overview(folder)
+                    page.write_one(home)
+                    _conclude(told, home, debug=debug, strict=strict)
+        finally:
+            runs.sweep(folder)  # what tasks that were stopped left behind
+    return engine
 
 
 def _increments(config: configs.Config, folder: Path) -> Iterator[tuple[plans.Plan, Path]]:
@@ -109,11 +125,11 @@ def _increments(config: configs.Config, folder: Path) -> Iterator[tuple[plans.Pl
     return increments.due(config, folder)
 
 
-def _engine(stack: ExitStack, config: configs.Config, address: str | None) -> Engine:
+def _engine(stack: ExitStack, config: configs.Config, address: str | None, *, debug: bool) -> Engine:
     """Started when there is work for it; before many workers start at once, the kernels are compiled."""
     if config.workers != 0 or address:
         benches.warm_once(name for name, _ in config.steps)
-    return stack.enter_context(open_engine(config.workers, address))
+    return stack.enter_context(open_engine(config.workers, address, inline=debug))
 
 
 def _conclude(told: dict[str, Any], folder: Path, *, debug: bool, strict: bool) -> None:
@@ -130,11 +146,19 @@ def _conclude(told: dict[str, Any], folder: Path, *, debug: bool, strict: bool) 
         console.fail(f"does not balance: {imbalance}")
     refused = bool(told["failed"]) and all(failure["refused"] for failure in told["failed"])
     if told["failed"]:
-        then = "the same command with another configuration" if refused else "the same command"
-        console.fail(f"{len(told['failed'])} failed, the others are done; {then} continues.")
+        console.fail(f"{told['missing']}; what they and later stages would add is missing from the figures above.")
+        if refused:
+            console.fail("what is done stays done; the same command with another configuration continues.")
+        else:
+            console.fail("what is done stays done; the same command tries again what failed.")
     console.alarms(told["alarms"])
-    if told["failed"] or told["imbalances"]:
-        raise typer.Exit(2 if refused and not told["imbalances"] else 1)
+    if told["too_many_lost"]:
+        console.fail(
+            f"stages failed on {told['given_up']:,} documents, a larger fraction than max_failed_fraction allows; the "
+            f"same command tries them again, a higher max_failed_fraction goes on without them."
+        )
+    if told["failed"] or told["imbalances"] or told["too_many_lost"]:
+        raise typer.Exit(2 if refused and not told["imbalances"] and not told["too_many_lost"] else 1)
     made = told["corpus"]
     if made:
         if "mix" in made:

@@ -294,11 +294,15 @@ def wilson(hits: int, trials: int) -> list[float] | None:
 
 
 class _Silent:
-    """A `run.Watch` that says nothing."""
+    """A `Watch` that says nothing."""
 
     def begin(self, what: str, tasks: int, done: int, size: int) -> None: ...
 
     def advance(self, receipt: Receipt | None, size: int) -> None: ...
+
+    def running(self, documents: int) -> None: ...
+
+    def note(self, line: str) -> None: ...
 
     def end(self) -> None: ...
 

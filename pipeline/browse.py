@@ -46,7 +46,7 @@ def state(folder: Path) -> str:
         return "interrupted; the same command continues"
     refused = all(failure.get("refused") for failure in found["failed"])
     then = "the same command with another configuration" if refused else "the same command"
-    failed = f", {len(found['failed'])} failed; {then} continues" if found["failed"] else ""
+    failed = f", {len(found['failed'])} failed; {then} tries again what failed" if found["failed"] else ""
     return f"{found['state']}{failed}, {found['documents_in']:,} documents in, {found['documents_out']:,} out"
 
 

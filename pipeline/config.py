@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 import stages
+from pipeline.marks import Limits
 from pipeline.stage import Barrier, Sink, Source, Stage
 
 _LARGEST = 1_000_000  # bytes of a configuration file
@@ -46,7 +47,9 @@ class Settings(BaseModel):
 
     name: str = Field(description="Names the run directory: runs/<name>.", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     workers: int | None = Field(
-        None, ge=0, description="0: in this process; N: Ray with N workers; omitted: as many as there are cores."
+        None,
+        ge=0,
+        description="0: in one process, without Ray; N: Ray with N workers; omitted: as many as there are cores.",
     )
     incremental: bool = Field(
         False,
@@ -59,6 +62,22 @@ class Settings(BaseModel):
         description="Raise an alarm where a stage drops more than this share of the documents for one reason. If "
         "omitted, each stage has its own limit, mostly 0.9.",
     )
+    document_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="A document may take this long in one stage, and document_seconds_per_mb more for its length; else "
+        "it is dropped as timed_out_<stage>.",
+    )
+    document_seconds_per_mb: float = Field(
+        10.0, ge=0, description="Seconds more for each million bytes of a document's text."
+    )
+    max_failed_fraction: float = Field(
+        0.001,
+        ge=0,
+        le=1,
+        description="Documents that a stage may fail on, of those that enter it; beyond it the run exits 1, though the "
+        "corpus is written, and the next start tries them again.",
+    )
     stages: list[Any] = Field(min_length=1, description="The stages in the order they work, one mapping each.")
 
 
@@ -70,6 +89,8 @@ class Config(NamedTuple):
     steps: tuple[NamedStep, ...]
     incremental: bool = False
     alarm_share: float | None = None
+    limits: Limits = Limits()
+    max_failed_fraction: float = 0.001
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Config:
@@ -116,8 +137,10 @@ def check(raw: Any, where: str) -> Config:
     steps = [_step(entry, f"stages[{i}]", where, raw, mistakes) for i, entry in enumerate(settings.stages)]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
-    chosen = tuple(step for step in steps if step)
-    return Config(settings.name, settings.workers, chosen, settings.incremental, settings.alarm_share)
+    named = tuple(step for step in steps if step)
+    limits = Limits(settings.document_seconds, settings.document_seconds_per_mb)
+    more = (settings.incremental, settings.alarm_share, limits, settings.max_failed_fraction)
+    return Config(settings.name, settings.workers, named, *more)
 
 
 def changed(named: NamedStep, **fields: Any) -> NamedStep:
@@ -196,6 +219,8 @@ def dump(config: Config) -> str:
         data["incremental"] = True
     if config.alarm_share is not None:
         data["alarm_share"] = config.alarm_share
+    data["document_seconds"], data["document_seconds_per_mb"] = config.limits
+    data["max_failed_fraction"] = config.max_failed_fraction
     stream = io.StringIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False

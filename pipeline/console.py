@@ -41,7 +41,7 @@ class Lines:
 
     def begin(self, what: str, tasks: int, done: int, size: int) -> None:
         self._what, self._tasks, self._done, self._size = what, tasks, done, size
-        self._seen, self._docs, self._had, self._told = 0, 0, done, done
+        self._seen, self._docs, self._had, self._told, self._partly = 0, 0, done, done, 0
         self._started = self._said = time.monotonic()
 
     def advance(self, receipt: Receipt | None, size: int) -> None:
@@ -50,6 +50,15 @@ class Lines:
         self._docs += _documents(receipt)
         if time.monotonic() - self._said > LINE_EVERY:
             self._say()
+
+    def running(self, documents: int) -> None:
+        self._partly = documents
+        if documents and time.monotonic() - self._said > LINE_EVERY:
+            self._say()
+        self._partly = 0  # a task that ends now counts its documents itself
+
+    def note(self, line: str) -> None:
+        print(line, flush=True)
 
     def end(self) -> None:
         if self._done > self._told:
@@ -60,8 +69,8 @@ class Lines:
         spent = max(self._said - self._started, 1e-9)
         ran = self._done - self._had
         parts = [f"{self._what}: {self._done}/{self._tasks}"]
-        if self._docs:
-            parts.append(f"{self._docs:,} documents")
+        if self._docs + self._partly:
+            parts.append(f"{self._docs + self._partly:,} documents")
         if self._seen:
             parts.append(f"{self._seen / spent / 1e6:.1f} MB/s")
         if ran and self._done < self._tasks:
@@ -83,11 +92,18 @@ class Bars:
     def advance(self, receipt: Receipt | None, size: int) -> None:
         self._docs += _documents(receipt)
         self._seen += size
+        self._progress.update(self._bar, advance=1, facts=self._facts(self._docs))
+
+    def running(self, documents: int) -> None:
+        self._progress.update(self._bar, facts=self._facts(self._docs + documents))
+
+    def note(self, line: str) -> None:
+        self._progress.console.print(escape(line), soft_wrap=True)
+
+    def _facts(self, documents: int) -> str:
         spent = max(time.monotonic() - self._started, 1e-9)
-        facts = f"{self._docs:,} documents" if self._docs else ""
-        if self._seen:
-            facts += f"  {self._seen / spent / 1e6:.1f} MB/s"
-        self._progress.update(self._bar, advance=1, facts=facts)
+        facts = f"{documents:,} documents" if documents else ""
+        return facts + (f"  {self._seen / spent / 1e6:.1f} MB/s" if self._seen else "")
 
     def end(self) -> None:
         task = self._progress.tasks[self._progress.task_ids.index(self._bar)]

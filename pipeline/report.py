@@ -6,13 +6,14 @@ from typing import Any
 
 from pipeline import alarms, ledger, storage
 from pipeline.plan import Plan
-from pipeline.rundir import Receipt, RunDir
+from pipeline.rundir import LostFact, Receipt, RunDir
 
 
 def write(
     plan: Plan,
     folder: Path,
     failed: list[dict[str, Any]],
+    missing: str,
     tasks: int,
     started: str,
     seconds: float,
@@ -21,16 +22,19 @@ def write(
     """Put the report of a run together and write it as `report.json`.
 
     `receipts` holds, by group, the receipts that this run found valid or wrote, and no others: what lies in the
-    folder from an earlier input does not count. `tasks` is how many tasks were done now, from `started` (UTC) on, in
-    `seconds` by the clock.
+    folder from an earlier input does not count. `missing` says what these lack in a run that failed. `tasks` is how
+    many tasks were done now, from `started` (UTC) on, in `seconds` by the clock.
     """
     here = RunDir(folder)
     funnel = [stage for group in plan.groups for stage in _funnel(receipts.get(group.folder, []))]
+    _count_past_the_sink(funnel)
     every = [receipt for group in plan.groups for receipt in receipts.get(group.folder, [])]
     costs = [receipt.cost for receipt in every if receipt.cost]
     last = here.group(plan.groups[-1].folder, plan.groups[-1].kind)
     finished = Receipt.load(last.sink_receipt) if not failed else None
     barriers = _summaries(plan, here, {stage["stage"] for stage in funnel})
+    groups = (receipts.get(group.folder, []) for group in plan.groups)
+    too_many = any(too_many_lost(group, plan.config.max_failed_fraction) for group in groups)
     report = {
         "name": plan.config.name,
         "state": "failed" if failed else "done",
@@ -41,8 +45,14 @@ def write(
         "funnel": funnel,
         "corpus": finished.record if finished else {},
         "failed": failed,
+        "missing": missing,
+        "given_up": sum(receipt.given_up for receipt in every),
+        "too_many_lost": too_many,
         "imbalances": [] if failed else _imbalances(folder, funnel),
-        "alarms": _alarms(plan, here, funnel, barriers, failed=bool(failed)),
+        "alarms": [
+            *({"stage": fact.stage, "said": _lost(fact)} for receipt in every for fact in receipt.lost),
+            *_alarms(plan, here, funnel, barriers, failed=bool(failed)),
+        ],
         "started": started,
         "ended": storage.utc(),
         "tasks_run": tasks,
@@ -76,6 +86,26 @@ def _alarms(
     steps = plan.config.steps
     files = alarms.of_files(here, steps[0].name)
     return [*alarms.of_funnel(funnel, steps, plan.config.alarm_share), *files, *by_barriers]
+
+
+def too_many_lost(receipts: list[Receipt], most: float) -> bool:
+    """Whether stages of one group failed on more than the fraction `most` of the documents that entered it."""
+    return sum(one.given_up for one in receipts) > most * sum(one.entered for one in receipts)
+
+
+def _lost(fact: LostFact) -> str:
+    """A document that a stage failed on, by every name it has."""
+    own = f" ({fact.source_id})" if fact.source_id else ""
+    at = f" at {fact.url}" if fact.url else ""
+    return f"{fact.reason}: document {fact.id}{own} of {fact.source}{at}: {fact.how}"
+
+
+def _count_past_the_sink(funnel: list[dict[str, Any]]) -> None:
+    """A sink counts only documents that it drops. Those that it fails on are in the funnel beside all it took."""
+    if len(funnel) > 1 and funnel[-1]["in"] < funnel[-2]["out"] and funnel[-1]["out"] == 0:
+        past = funnel[-2]["out"] - funnel[-1]["in"]
+        funnel[-1]["in"] += past
+        funnel[-1]["out"] += past
 
 
 def _funnel(receipts: list[Receipt]) -> list[dict[str, Any]]:

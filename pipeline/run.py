@@ -9,16 +9,18 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from pipeline import config as configs
 from pipeline import ledger, partition, report, rundir, storage
-from pipeline.config import NamedStep
+from pipeline.config import Config, NamedStep
 from pipeline.engine import Engine
+from pipeline.marks import Limits
 from pipeline.plan import Group, Plan, outline
 from pipeline.rundir import Documents, FileFact, GroupDir, Receipt, RunDir
 from pipeline.stage import Barrier, Part, Piece, Refused, Sink, Split, Steps
 from pipeline.storage import digest
+from pipeline.supervise import Supervisor, Watch
 
 
 class Failure(NamedTuple):
@@ -33,19 +35,9 @@ class Failure(NamedTuple):
 class Failed(RuntimeError):
     """Some tasks of a group failed; the others finished and keep their results."""
 
-    def __init__(self, failures: list[Failure]) -> None:
-        super().__init__(f"{len(failures)} failed")
+    def __init__(self, failures: list[Failure], said: str) -> None:
+        super().__init__(said)
         self.failures = failures
-
-
-class Watch(Protocol):
-    """Is told how a run goes on."""
-
-    def begin(self, what: str, tasks: int, done: int, size: int) -> None: ...
-
-    def advance(self, receipt: Receipt | None, size: int) -> None: ...
-
-    def end(self) -> None: ...
 
 
 def run(plan: Plan, folder: Path, engine: Engine, watch: Watch) -> dict[str, Any]:
@@ -57,31 +49,37 @@ def run(plan: Plan, folder: Path, engine: Engine, watch: Watch) -> dict[str, Any
     here.report.unlink(missing_ok=True)  # it tells of the run before this one
     here.forget_damaged()
     here.forget_current()
-    for torn in folder.rglob(".*.tmp"):  # what killed writers left; nobody else writes here while the lock is held
-        torn.unlink(missing_ok=True)
+    sweep(folder)
     with storage.atomic(here.config) as beside:
         beside.write_text(configs.dump(plan.config), encoding="utf-8")
     outline(plan).write(here.outline)
     started, begun = storage.utc(), time.monotonic()
-    run_ = _Run(here, engine, watch)
+    run_ = _Run(here, engine, watch, plan.config)
     failures: list[Failure] = []
+    missing = ""
     arrived: list[Documents] = []
     try:
         for group in plan.groups:
             arrived = run_.group(plan, group, arrived)
         run_.conclude(plan)
     except Failed as failed:
-        failures = failed.failures
+        failures, missing = failed.failures, str(failed)
     seconds = round(time.monotonic() - begun, 2)
-    ended_badly = [failure._asdict() for failure in failures]
-    return report.write(plan, folder, ended_badly, run_.tasks, started, seconds, run_.receipts)
+    failed_tasks = [failure._asdict() for failure in failures]
+    return report.write(plan, folder, failed_tasks, missing, run_.tasks, started, seconds, run_.receipts)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left; nobody else writes here while the caller holds the lock."""
+    for torn in folder.rglob(".*.tmp"):
+        torn.unlink(missing_ok=True)
 
 
 class _Run:
     """One run in progress: where, on what, watched by whom, how many tasks it has had to do, what receipts said."""
 
-    def __init__(self, home: RunDir, engine: Engine, watch: Watch) -> None:
-        self.home, self.engine, self.watch = home, engine, watch
+    def __init__(self, home: RunDir, engine: Engine, watch: Watch, config: Config) -> None:
+        self.home, self.engine, self.watch, self.config = home, engine, watch, config
         self.tasks = 0
         self.receipts: dict[str, list[Receipt]] = {}  # by folder of the group, in the order of the work
 
@@ -94,7 +92,8 @@ class _Run:
             keys = rundir.source_keys(group.fingerprint, plan.splits, plan.contents)
         else:
             keys = rundir.document_keys(group.fingerprint, learned, arrived)
-        tasks = _map_tasks(plan, group._replace(stages=stages), home, keys, arrived)
+        about = (self.config.limits, self.engine.disposable)
+        tasks = _map_tasks(plan, group._replace(stages=stages), home, keys, arrived, *about)
         inputs = [() if plan.contents is not None else _pieces(task) for task in tasks]
         if group.kind == "sink":
             return self._sink(group, home, tasks, inputs)
@@ -117,24 +116,27 @@ class _Run:
         A receipt counts while the `inputs` of its task are what it saw. A failure is told with its entry of `labels`.
         """
         done = [rundir.valid(task.receipt, task.key, read) for task, read in zip(tasks, inputs or [()] * len(tasks))]
+        if report.too_many_lost([receipt for receipt in done if receipt], self.config.max_failed_fraction):
+            done = [receipt if receipt and not receipt.given_up else None for receipt in done]  # tried once more
         places = [place for place, receipt in enumerate(done) if receipt is None]
         missing = [tasks[place] for place in places]
+        names = [labels[place] if labels else tasks[place].label for place in places]
         self.watch.begin(what, len(tasks), len(tasks) - len(missing), sum(map(_size, missing)))
         failures = []
-        for end in self.engine.map(fn, missing):
+        for end in Supervisor(self.engine, self.watch, what, names).map(fn, missing):
             place, task = places[end.place], missing[end.place]
             self.watch.advance(end.record, _size(task))
             if end.error is None:
                 done[place] = end.record
                 self.tasks += 1
             else:
-                label = labels[place] if labels else task.label
-                failures.append(Failure(f"{what} {task.number}", _one_line(end.error, label), end.error))
+                message = _one_line(end.error, names[end.place])
+                failures.append(Failure(f"{what} {task.number}", message, end.error))
         self.watch.end()
         finished = [receipt for receipt in done if receipt]
         self.receipts.setdefault(home.name, []).extend(finished)
         if failures:
-            raise Failed(sorted(failures))
+            raise Failed(sorted(failures), f"{len(failures)} of {len(tasks)} tasks of {what} failed")
         return finished
 
     def _steps(self, stage: str, home: Path, folder: str, key: str, about: "_About") -> Steps:
@@ -269,13 +271,13 @@ class _About:
 
 
 def _map_tasks(
-    plan: Plan, group: Group, home: GroupDir, keys: list[str], arrived: list[Documents]
+    plan: Plan, group: Group, home: GroupDir, keys: list[str], arrived: list[Documents], limits: Limits, deadly: bool
 ) -> list[partition.MapTask]:
     """One task a partition: of the raw input in the first group, of the documents that arrived in the others."""
     inputs: list[tuple[Split | None, Path | None]] = [(None, docs.path) for docs in arrived]
     if group.source:
         inputs = [(split, None) for split in plan.splits]
-    about = (group.stages, group.end, group.columns, home.map_dir, home.path)
+    about = (group.stages, group.end, group.columns, home.map_dir, home.path, limits, deadly)
     return [
         partition.MapTask(i, key, group.source, split, docs, *about)
         for i, (key, (split, docs)) in enumerate(zip(keys, inputs, strict=True))
@@ -312,7 +314,7 @@ def _here(what: str, fn: Callable[..., Any], *args: Any) -> Any:
         refused = isinstance(error, Refused)
         said = str(error) if refused else f"{type(error).__name__}: {error}"
         message = " ".join(f"{what.partition(':')[0] if refused else what}: {said}".split())
-        raise Failed([Failure(what, message, traceback.format_exc(), refused)]) from error
+        raise Failed([Failure(what, message, traceback.format_exc(), refused)], f"{what} failed") from error
 
 
 def _title(group: Group) -> str:

@@ -86,6 +86,19 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class LostFact:
+    """A document that a stage fails on alone: it crashes the process, raises, or does not come to an end."""
+
+    id: str
+    source: str
+    url: str | None
+    source_id: str | None
+    stage: str
+    reason: str
+    how: str  # the exception, the signal, the limit
+
+
+@dataclass(frozen=True)
 class Receipt:
     """Says that a task is done: on what, with which result. It is written after the files it names."""
 
@@ -98,6 +111,9 @@ class Receipt:
     rows: int | None = None  # documents that left; None for a task that leaves no documents
     record: dict[str, Any] = field(default_factory=dict)  # what an inner step or a sink returned
     cost: Cost | None = None
+    entered: int = 0  # documents that the stages of a group were given
+    given_up: int = 0  # of those, how many a stage failed on
+    lost: tuple[LostFact, ...] = ()  # the first of them
     written: str = ""  # UTC
 
     @classmethod
@@ -117,6 +133,9 @@ class Receipt:
                 rows=data["rows"],
                 record=data["record"],
                 cost=Cost(**data["cost"]) if data["cost"] else None,
+                entered=data["entered"],
+                given_up=data["given_up"],
+                lost=tuple(LostFact(**fact) for fact in data["lost"]),
                 written=data["written"],
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
