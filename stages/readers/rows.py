@@ -13,12 +13,9 @@ import pyarrow.compute as pc
 import xxhash
 
 from pipeline import schema
-<<<<<<< HEAD
 from stages.kernels import whitespace
-=======
 from stages.readers.compression import Bomb, Damaged, Stream
 from stages.readers.sniff import is_html
->>>>>>> b198786 (One damaged or odd input file costs itself: files that cannot be read become rows with a reason; JSON lists, paths to nested fields, unclosed quotes)
 
 BATCH_ROWS = 10_000
 
