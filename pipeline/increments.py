@@ -104,8 +104,9 @@ def _next(folder: Path) -> Path:
 
 def settle(config: Config, folder: Path, *, write: bool = True) -> Plan | None:
     """The plan of an increment of all files that are new, its inputs settled in its directory; None if none is new."""
-    known = _Known([increment for increment in of(folder) if increment.number <= finished(folder)])
-    splits = plans.inputs(config)
+    before = [increment for increment in of(folder) if increment.number <= finished(folder)]
+    known = _Known(before)
+    splits = plans.inputs(config, arrivals=bool(before))
     new = {file.path: entry for file in _files(splits) if (entry := known.new(file))}
     if not new:
         return None

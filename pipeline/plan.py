@@ -86,12 +86,15 @@ def groups(config: Config) -> tuple[Group, ...]:
     return tuple(made)
 
 
-def inputs(config: Config) -> tuple[Split, ...]:
-    """The partitions that the source finds now. Raises `ConfigError` when an input is not there."""
+def inputs(config: Config, *, arrivals: bool = False) -> tuple[Split, ...]:
+    """The partitions that the source finds now; with `arrivals` there may be none.
+
+    Raises `ConfigError` when an input is not there.
+    """
     name, step = config.steps[0]
     assert isinstance(step, Source)
     try:
-        return tuple(step.inputs())
+        return tuple(step.arrivals() if arrivals else step.inputs())
     except (ValueError, OSError) as error:
         raise ConfigError(f"stages[0].{name}: {error}") from None
 

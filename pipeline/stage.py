@@ -107,6 +107,13 @@ class Source(_Step):
     def inputs(self) -> list[Split]:
         """The partitions, in an order that depends on names only. Raises `ValueError` when a path matches nothing."""
 
+    def arrivals(self) -> list[Split]:
+        """The partitions, for an incremental run that has taken something in before.
+
+        Then an inbox that exists and is empty means that nothing has arrived. A place that is gone is still an error.
+        """
+        return self.inputs()
+
     @abstractmethod
     def read(self, split: Split) -> Iterator[pa.Table]:
         """Batches with the columns of `schema.DOCUMENT`, then `columns()`, then those of `schema.DROP`.

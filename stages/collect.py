@@ -106,7 +106,12 @@ class Collect(Source):
         Raises `ValueError` for a path that matches nothing or cannot be listed, and where all files are tables and none
         of them has a column that is named.
         """
-        found = files(self.paths)
+        return self._splits(files(self.paths))
+
+    def arrivals(self) -> list[Split]:
+        return self._splits(files(self.paths, empty_ok=True))
+
+    def _splits(self, found: Sequence[Found]) -> list[Split]:
         self._check_columns(found)
         pieces = [piece for file in found for piece in self._pieces(file.source, file.path)]
         return list(_packed(pieces, self.split_bytes))

@@ -28,12 +28,15 @@ class Found(NamedTuple):
     path: str
 
 
-def files(paths: Sequence[str]) -> list[Found]:
-    """Every file that `paths` mean, once, sorted by name. Raises `ValueError` for a path that matches nothing."""
+def files(paths: Sequence[str], *, empty_ok: bool = False) -> list[Found]:
+    """Every file that `paths` mean, once, sorted by name.
+
+    Raises `ValueError` for a path that matches nothing; with `empty_ok`, only where the folder to look in is missing.
+    """
     roots: dict[str, tuple[str, str]] = {}  # by real path: the path a file was found by, the root its name starts from
     for given in paths:
         root, matches = _matches(given)
-        if not matches:
+        if not matches and not (empty_ok and os.path.isdir(root)):
             raise ValueError(_no_match(given))
         for path in matches:
             roots.setdefault(os.path.realpath(path), (path, root))
@@ -50,7 +53,7 @@ def _matches(given: str) -> tuple[str, list[str]]:
             raise ValueError(f"{given} is neither a file nor a folder")
         return os.path.dirname(path), [path]
     if not glob.has_magic(path):
-        return path, []
+        return path, []  # no folder: a file that is named is not there
     parts = Path(path).parts
     plain_parts = next(at for at, part in enumerate(parts) if glob.has_magic(part))
     return str(Path(*parts[:plain_parts])), _expanded(path)
