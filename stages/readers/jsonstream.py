@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import orjson
-
 from stages.readers.textstream import SURROGATE
 
 _BETWEEN = re.compile("[\\s,\\[\\]\x1e\ufeff]*")  # what may stand between records; \x1e begins one in RFC 7464
@@ -37,9 +35,9 @@ def in_lines(head: bytes) -> bool:
     if not others:
         return not re.search(rb'\}\s*\{\s*"', first)
     try:
-        orjson.loads(first)
+        json.loads(first)
         return True
-    except orjson.JSONDecodeError:
+    except (ValueError, RecursionError):
         second = others[0].lstrip()
         return second.startswith(b"{") or not second.startswith((b'"', b"}", b"]", b","))
 
