@@ -14,7 +14,7 @@ from pipeline.stage import Piece
 from stages.readers import archive, http
 from stages.readers.archive import Lost, Record
 from stages.readers.charset import decode
-from stages.readers.rows import Fields, Row, json_text, lost
+from stages.readers.rows import Fields, Row, json_text, lost, unfit
 from stages.readers.sniff import is_page
 
 _ROWS = ("response", "resource", "revisit", "conversion")  # the record types that have a row each
@@ -47,7 +47,7 @@ def read(piece: Piece, fields: Fields) -> Iterator[Row]:
             yield _row(part, kind, fields, seen)
         rows += 1
     if not rows:
-        yield Row(0, reason="no_records", value=passed, locator="!0")
+        yield unfit("no_records", passed)
 
 
 def _locator(start: tuple[int, int]) -> str:
