@@ -143,8 +143,8 @@ _PART = re.compile(r"(?:(?<![A-Za-z0-9_])[0-9A-Fa-f]{1,4}|:):\Z")  # of a longer
 
 def replace_ips(text: str) -> tuple[str, int]:
     """`text` with its globally routable IPv4 and IPv6 addresses replaced, and how many there were."""
-    text, fours = _replaced(_IPV4, text, _narrow(text), _Versions().are_not, IPV4)
     text, sixes = _replaced(_IPV6, text, text, _public_ipv6, IPV6)
+    text, fours = _replaced(_IPV4, text, _narrow(text), _Versions().are_not, IPV4)
     return text, fours + sixes
 
 
@@ -155,8 +155,9 @@ _VERSION = re.compile(
     r"[\s:=\"'“”‘’`*>(\[]{0,6})"
     r"|(?:版本[号號]?[为為是]?|固件|版|第|章节?|§|バージョン|버전)[\s:：=＝\"'“”‘’「`*(（]{0,6})\Z"
 )
+_NUMBER_AHEAD = r"[\s:：=v+(（\[]{0,6}[0-9]"  # then the word speaks of that number
 _VERSION_AFTER = re.compile(
-    r"(?i)[ )\"'”]{0,2}(?:版(?![权權]|本?\s?[:：=]?\s?v?[0-9])|(?:version|release)(?![a-z]|\s?[:=]?\s?v?[0-9]))"
+    rf"(?i)[ )\"'”]{{0,2}}(?:版(?![权權]|本?{_NUMBER_AHEAD})|(?:version|release)(?![a-z]|{_NUMBER_AHEAD}))"
 )
 _COMPARED = re.compile(r"(?:[<>~]=|~>|(?<![\w.])([A-Za-z][\w.\[\]-]*)[ \"')]{0,2}[=!]==?)[ \"'(]{0,2}\Z")  # a==1.2.3.4
 _PRODUCT = re.compile(r"(?<![\w./:-])([A-Z]+[a-z]\w*)/\Z")  # Chrome/3.0.195.38
@@ -309,9 +310,10 @@ def _replaced(
     return by.join([*pieces, text[starts[-1] :]]), len(matches)
 
 
+# Addresses of machines come last: what is next to one decides whether it is one, and must not change any more.
 _KINDS: tuple[tuple[str, int, Callable[[str], tuple[str, int]]], ...] = (
     ("email", personal.EMAIL, replace_emails),
-    ("ip", personal.IPV4 | personal.IPV6, replace_ips),
     ("id_cn", personal.NUMBER, replace_ids_cn),
     ("phone_cn", personal.NUMBER, replace_phones_cn),
+    ("ip", personal.IPV4 | personal.IPV6, replace_ips),
 )

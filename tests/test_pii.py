@@ -229,6 +229,10 @@ PIECES = st.sampled_from(
 @example("x@y.cn_x@y.cn")
 @example("x@y.cn.a@b.cn")
 @example("11010519491231002X==8.8.8.8")
+@example("8.8.8.8版+8613800138000")
+@example("138 0013 8000:2001:4860::1")
+@example("11010519491231002X-1.2.3.4")
+@example("2001:4860::1a-8.8.8.8")
 @given(st.lists(PIECES, max_size=12).map("".join) | st.text(max_size=60))
 def test_replacing_twice_changes_nothing(text: str) -> None:
     once = clean(text)
