@@ -83,7 +83,9 @@ def _score(words: bytes, name: str, letters: int, high_letters: int) -> float:
 
     Those that are the second byte of a character are part of its cost; the others in such words are paid for singly.
     """
-    text = words.decode(python_codec(name), "replace")  # faster than `read`, and of the same text but for a few signs
+    text = words.decode(python_codec(name), "replace")
+    if 0 < text.count("\ufffd") <= 2 + len(text) // 20:  # few enough to be signs that browsers know
+        text, _ = read(words, name)
     taken = letters - len(_ASCII_LETTERS.findall(text))
     beyond = _ASCII_CHARS.sub("", text)
     cost = sum(_cost(char, name) * count for char, count in Counter(beyond).items()) + _ASCII_LETTER * max(
