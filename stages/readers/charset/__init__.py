@@ -14,9 +14,11 @@ import codecs
 import re
 from typing import NamedTuple
 
-from stages.readers.charset import likelihood, multibyte, utf
 from stages.readers.charset.declared import declared
 from stages.readers.charset.labels import canonical, python_codec
+from stages.readers.charset.likelihood import letter_scores, noise
+from stages.readers.charset.multibyte import character_scores, read
+from stages.readers.charset.utf import encoded_once, mostly_utf8, wide
 
 __all__ = ["Decoded", "canonical", "decode", "looks_wide", "python_codec"]
 
@@ -79,7 +81,7 @@ def decode(data: bytes, http_charset: str | None = None, html: bool = False) -> 
         return marked
     nuls = data.count(b"\0")
     if nuls:
-        found = utf.wide(data, declared(data, http_charset, html))
+        found = wide(data, declared(data, http_charset, html))
         if found:
             return _without_nuls(*found)
         data = data.replace(b"\0", b"")
@@ -89,13 +91,13 @@ def decode(data: bytes, http_charset: str | None = None, html: bool = False) -> 
         return _seven_bits(data, nuls, declared(data, http_charset, html) if b"~{" in data else [])
     text = _strictly(data, "utf-8")
     if text is not None:
-        once = utf.encoded_once(text, data)
+        once = encoded_once(text, data)
         return Decoded(once.text, "utf-8", 0, once.repaired, nuls)
-    mended = utf.mostly_utf8(data)
+    mended = mostly_utf8(data)
     if mended:
         return Decoded(mended.text, "utf-8", mended.replaced, mended.repaired, nuls)
     names = declared(data, http_charset, html)
-    found = utf.wide(data, names)
+    found = wide(data, names)
     if found:
         return _without_nuls(*found)
     decoded = _likeliest(data, names, html)
@@ -104,7 +106,7 @@ def decode(data: bytes, http_charset: str | None = None, html: bool = False) -> 
 
 def looks_wide(head: bytes) -> bool:
     """Whether the first bytes of a file are text in UTF-16 or UTF-32, which is full of NULs."""
-    return head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or utf.wide(head, []) is not None
+    return head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or wide(head, []) is not None
 
 
 def _by_bom(data: bytes) -> Decoded | None:
@@ -142,11 +144,11 @@ def _strictly(data: bytes, name: str) -> str | None:
 def _likeliest(data: bytes, names: list[str], html: bool) -> Decoded | None:
     """The text in the most probable charset; None where it is not more probable than noise."""
     words = _sample(data, html)
-    found = [(score, name) for name, score in (*likelihood.scores(words), *multibyte.scores(words))]
+    found = [(score, name) for name, score in (*letter_scores(words), *character_scores(words))]
     ranked = sorted(((score + _prior(name, names), name) for score, name in found), reverse=True)
     score, name = ranked[0]
-    text, replaced = multibyte.read(data, name)
-    if replaced > 1 + len(text) // _DAMAGE or score < likelihood.noise(words):
+    text, replaced = read(data, name)
+    if replaced > 1 + len(text) // _DAMAGE or score < noise(words):
         return None
     return Decoded(text, name, replaced)
 

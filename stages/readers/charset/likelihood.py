@@ -90,7 +90,7 @@ class _Script(NamedTuple):
     readings: dict[str, _Reading]
 
 
-def scores(words: bytes) -> list[Score]:
+def letter_scores(words: bytes) -> list[Score]:
     """Every charset with its score, in no order; `words` is text without markup."""
     of_ascii, beyond = split(words)
     pairs = _pairs(beyond)

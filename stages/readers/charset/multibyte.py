@@ -69,8 +69,8 @@ def read(data: bytes, name: str) -> Text:
     return Text(text, text.count("\ufffd"))
 
 
-def scores(words: bytes) -> list[tuple[str, float]]:
-    """Each East Asian charset with the logarithm of the probability of the text, comparable to `likelihood.scores`."""
+def character_scores(words: bytes) -> list[tuple[str, float]]:
+    """Each East Asian charset with the logarithm of the probability of the text, comparable to `letter_scores`."""
     of_ascii, beyond = split(words)
     high_letters = sum(len(_ASCII_LETTERS.findall(word.decode("latin-1"))) for word in beyond)
     letters = high_letters + sum(map(len, of_ascii))
