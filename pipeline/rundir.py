@@ -564,16 +564,19 @@ def _valid_parts(folder: Path, keys: list[str], pieces: Sequence[tuple[Piece, ..
 
 
 def unread(outline: Outline, run: RunDir) -> list[Split]:
-    """The partitions that have not been read in yet; the raw files of all others are needed no more."""
+    """The partitions that a run may still read; the raw files of all others are needed no more.
+
+    Those with documents that a stage failed on are among them: a run tries them again.
+    """
     first = outline.groups[0]
-    if progress(outline, run, inputs=False)[0].done:  # of a corpus made in one go no partition is left to look at
+    if first.kind == "sink" and progress(outline, run, inputs=False)[0].done:  # its partitions are removed
         return []
     keys = source_keys(first.fingerprint, outline.splits, outline.contents)
     here = run.group(first.folder, first.kind)
     if first.kind == "sink":
         keys = [placed(key, here.path) for key in keys]
-    paths = [here.mapped_receipt(number) for number in range(len(keys))]
-    return [split for split, path, key in zip(outline.splits, paths, keys) if valid(path, key) is None]
+    receipts = [valid(here.mapped_receipt(number), key) for number, key in enumerate(keys)]
+    return [split for split, one in zip(outline.splits, receipts) if one is None or one.given_up]
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
