@@ -90,15 +90,14 @@ def root(head: bytes) -> str:
 
 def is_binary(head: bytes) -> bool:
     """Whether these are the first bytes of an image, an archive or the like: nothing that a charset makes text of."""
-    if looks_wide(head):
-        return False
-    head = _narrow(head)
-    if head.startswith(_BINARY):
-        return True
-    controls = len(head) - len(head.translate(None, _CONTROLS))
-    if controls > 0.03 * len(head) and is_html(head):
-        controls -= head.count(0)  # NULs in a page do no harm
-    return controls > 0.03 * len(head)
+    narrow = _narrow(head)
+    if not narrow.startswith(_BINARY):
+        controls = len(narrow) - len(narrow.translate(None, _CONTROLS))
+        if controls > 0.03 * len(narrow) and is_html(narrow):
+            controls -= narrow.count(0)  # NULs in a page do no harm
+        if controls <= 0.03 * len(narrow):
+            return False
+    return not looks_wide(head)  # the costly question last
 
 
 def _narrow(head: bytes) -> bytes:
