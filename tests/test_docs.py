@@ -9,6 +9,7 @@ from conftest import ROOT, Workshop
 
 from pipeline import config
 
+DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*) ?(\S*)\n(.*?)^```$", README, re.M | re.S)
 
@@ -105,3 +106,33 @@ def test_every_stage_is_in_the_readme_and_every_page_it_names_is_there() -> None
         assert f"{name}.py" in README
     for page in re.findall(r"(?:docs|configs|tests|stages|data_samples)/[\w./]+\.(?:md|yaml|json|py)", README):
         assert (ROOT / page).exists() or page == "stages/shouting.py", page
+
+
+def test_the_answers_to_where_is_it_are_true() -> None:
+    """Each answer of the form `file.py`: `name` names a function or class that the file defines."""
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    table = text.split("## Where is it?")[1].split("\n## ")[0]
+    answers = re.findall(r"`([\w/]+\.py)`: ((?:`\w+`(?:, )?)+)", table)
+    assert len(answers) > 30
+    for file, names in answers:
+        code = (ROOT / file).read_text(encoding="utf-8")
+        for name in re.findall(r"\w+", names):
+            assert re.search(rf"^ *(?:def|class) {name}\b", code, re.M), f"{file} does not define {name}"
+
+
+def test_the_stages_in_the_guides_are_valid() -> None:
+    text = (DOCS / "README.md").read_text(encoding="utf-8")
+    lists = [block for block in re.findall(r"^```yaml\n(.*?)^```$", text, re.M | re.S) if block.startswith("  - ")]
+    steps = [step for block in lists for entry in config.YAML(typ="safe").load(block) for step in entry.items()]
+    assert len(steps) > 10
+    for name, settings in steps:
+        config.step_class(name)(**settings)
+
+
+def test_every_page_is_in_the_index_and_every_link_leads_somewhere() -> None:
+    pages = sorted(DOCS.glob("*.md"))
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    for page in pages:
+        assert page.name == "README.md" or f"({page.name})" in index, f"docs/README.md does not list {page.name}"
+        for link in re.findall(r"\]\(([^)#:]+)[^):]*\)", page.read_text(encoding="utf-8")):
+            assert (DOCS / link).exists(), f"{page.name} links to {link}"
