@@ -15,30 +15,63 @@ import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
+from pipeline import (
+    __version__,
+    browse,
+    console,
+    contract,
+    corpus,
+    difference,
+    increments,
+    nodes,
+    page,
+    project,
+    reading,
+    storage,
+)
 from pipeline import bench as benches
-from pipeline import browse, console, corpus, difference, increments, nodes, page, reading, storage
 from pipeline import config as configs
 from pipeline import plan as plans
 from pipeline import report as reports
 from pipeline import run as runs
 from pipeline.address import NoCluster
 from pipeline.engine import Engine, open_engine
-from pipeline.stage import Refused, Sink
+from pipeline.stage import Barrier, Refused, Sink, Source, Stage
 from pipeline.stopping import Stopped, stoppable
 from pipeline.train import cli as trainer
 
+
+class Learning(NamedTuple):
+    """A command that makes what stages use: where it is, and what the list of commands says of it."""
+
+    module: str
+    line: str
+
+
 LEARNING = {
-    "train-classifier": "stages.learning.classifier",
-    "train-perplexity": "stages.learning.perplexity",
-    "train-importance": "stages.learning.importance",
-    "train-tokenizer": "stages.learning.tokenizer",
+    "train-classifier": Learning(
+        "stages.learning.classifier",
+        "Train a classifier for `classify` from good texts and others; writes a model, its card and a report.",
+    ),
+    "train-perplexity": Learning(
+        "stages.learning.perplexity",
+        "Train a character n-gram model for `perplexity`; writes the model, its card and a report.",
+    ),
+    "train-importance": Learning(
+        "stages.learning.importance",
+        "Estimate for `importance` what makes texts likelier in a target than in a corpus; writes model and card.",
+    ),
+    "train-tokenizer": Learning(
+        "stages.learning.tokenizer",
+        "Train a tokenizer on a byte-balanced sample; say what it is worth beside GPT-2, cl100k and o200k.",
+    ),
 }
-"""Commands that make what stages use, and the modules they are in; imported when they are called for."""
+"""Imported when they are called, since they load compilers and models: the list of commands shows `line` alone."""
 
 
 class Commands(TyperGroup):
@@ -48,11 +81,23 @@ class Commands(TyperGroup):
         return [*super().list_commands(ctx), *LEARNING]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, for the list of commands; of `LEARNING` only name and line."""
         if cmd_name not in LEARNING:
             return super().get_command(ctx, cmd_name)
-        learning = typer.Typer(add_completion=False)
-        importlib.import_module(LEARNING[cmd_name]).commands(learning)
-        return typer.main.get_command(learning)
+        return TyperCommand(cmd_name, help=LEARNING[cmd_name].line)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is called."""
+        if args[0] not in LEARNING:
+            return super().resolve_command(ctx, args)
+        return args[0], learning(args[0]), args[1:]
+
+
+def learning(name: str) -> Any:
+    """A command of `LEARNING`, loaded."""
+    one = typer.Typer(add_completion=False)
+    importlib.import_module(LEARNING[name].module).commands(one)
+    return typer.main.get_command(one)
 
 
 app = typer.Typer(
@@ -63,11 +108,30 @@ Recipe = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuratio
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Override a setting.")]
 Out = Annotated[Path | None, typer.Option("--out", help="The run directory; runs/<name> if omitted.")]
 RunArg = Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or the name of one under runs/.")]
+Own = Annotated[
+    list[Path] | None, typer.Option("--stages", metavar="DIR", help="A folder with stages of your own, a file each.")
+]
 DEFAULT = Path("configs/tiny.yaml")
 
 
-def _configured(recipe: Path, settings: list[str] | None, workers: int | None = None) -> configs.Config:
-    config = configs.load(recipe, settings)
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"gristmill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+def _configured(
+    recipe: Path, settings: list[str] | None, own: list[Path] | None, workers: int | None = None
+) -> configs.Config:
+    config = configs.load(recipe, settings, own)
     return config if workers is None else config._replace(workers=workers)
 
 
@@ -76,13 +140,14 @@ def run(
     context: typer.Context,
     recipe: Recipe = DEFAULT,
     settings: Settings = None,
+    own: Own = None,
     workers: Annotated[int | None, typer.Option(min=0, help="0: one, without Ray; N: Ray with N workers.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Run on the Ray cluster at this address.")] = None,
     out: Out = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where the run raises an alarm.")] = False,
 ) -> None:
     """Run a pipeline; run it again to continue one, or to take in what is new if it is incremental."""
-    config = _configured(recipe, settings, workers)
+    config = _configured(recipe, settings, own, workers)
     folder = out or Path("runs") / config.name
     try:
         with stoppable():
@@ -171,9 +236,9 @@ def _conclude(told: dict[str, Any], folder: Path, *, debug: bool, strict: bool) 
 
 
 @app.command()
-def plan(recipe: Recipe = DEFAULT, settings: Settings = None, out: Out = None) -> None:
+def plan(recipe: Recipe = DEFAULT, settings: Settings = None, own: Own = None, out: Out = None) -> None:
     """Show the groups a configuration comes to, and what of them is done already."""
-    config = _configured(recipe, settings)
+    config = _configured(recipe, settings, own)
     folder = out or Path("runs") / config.name
     planned: plans.Plan | None
     if config.incremental:
@@ -290,9 +355,52 @@ def clean(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of a configuration file."""
+def schema(own: Own = None) -> None:
+    """Print the JSON Schema of a configuration file, with stages of your own if their folder is given."""
+    _use(own)
     print(json.dumps(configs.json_schema(), indent=1, ensure_ascii=False))
+
+
+def _use(own: list[Path] | None) -> None:
+    for folder in own or []:
+        project.use(folder)
+
+
+@app.command()
+def stages(own: Own = None) -> None:
+    """List the stages that a configuration can use, with one line each."""
+    _use(own)
+    console.menu([(name, _kind(step), _first_line(step)) for name, step in configs.step_classes()])
+
+
+def _kind(step: type) -> str:
+    return next(kind.__name__.lower() for kind in (Source, Stage, Barrier, Sink) if issubclass(step, kind))
+
+
+def _first_line(step: type) -> str:
+    return (step.__doc__ or "").strip().partition("\n")[0]
+
+
+@app.command("check-stage")
+def check_stage(
+    stage: Annotated[str, typer.Argument(metavar="FILE_OR_NAME", help="A file with a stage, or the name of a stage.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the stage.")
+    ] = None,
+    own: Own = None,
+) -> None:
+    """Test whether a stage keeps the contract: on real documents and on texts that are hard to handle.
+
+    Exit code 1 if it does not. For example: `check-stage mystages/shouting.py --set max_upper=0.3`
+    """
+    _use(own)
+    named = configs.one_stage(stage, settings or [])
+    broken = contract.broken(named)
+    for line in broken:
+        console.fail(f"{named.name}: {line}")
+    if broken:
+        raise typer.Exit(1)
+    print(f"{named.name}: keeps the contract")
 
 
 @app.command()
@@ -327,9 +435,10 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
+        project.check()
         _refuse_remote(arguments)
         app(arguments, obj=debug)
-    except (configs.ConfigError, reading.NotARun, corpus.NotACorpus, NoCluster, Refused) as error:
+    except (configs.ConfigError, project.Blocked, reading.NotARun, corpus.NotACorpus, NoCluster, Refused) as error:
         _stop(str(error), 2, debug)
     except storage.Locked as error:
         _stop(str(error), 3, debug)

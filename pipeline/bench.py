@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline import config as configs
@@ -268,6 +267,8 @@ def _whole(recipe: Config, folder: Path, workers: int, text: int, repeats: int) 
 
 def recall(planted: list[Planted], folder: Path) -> list[dict[str, Any]]:
     """Of the pairs that reached deduplication, by similarity: how many lost a member, with a 95 % interval (Wilson)."""
+    import pyarrow.dataset as ds  # here, since it brings pandas in where that is installed
+
     ledger = ds.dataset([str(path) for path in RunDir(folder).ledger_files], format="parquet")
     fate = {row["source_id"]: row["reason"] or "kept"
             for row in ledger.to_table(columns=["source_id", "reason"]).to_pylist()}  # fmt: skip
@@ -355,7 +356,8 @@ def _flag(cache: str, family: str) -> Path:
 
 def compile_apart(family: str) -> None:
     """Compile a family in a process of its own. Raises `NotCompiled`."""
-    command = [sys.executable, "-c", f"from pipeline import bench; bench.compile_family({family!r})"]
+    here = f"import sys; sys.path[:] = {sys.path!r}"  # else the working folder comes first, whatever is in it
+    command = [sys.executable, "-c", f"{here}\nfrom pipeline import bench; bench.compile_family({family!r})"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.dataset as ds
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import corpus, increments, ledger, manifest, rundir, storage
@@ -207,7 +207,7 @@ def _again(home: Path, id_: str) -> str:
     docs = home / report(home)["groups"][-1]["folder"] / "docs.parquet"
     if "copy" not in pq.read_schema(docs).names:
         return ""
-    more = pq.read_table(docs, columns=["copy"], filters=ds.field("id") == id_).num_rows - 1
+    more = pq.read_table(docs, columns=["copy"], filters=pc.field("id") == id_).num_rows - 1
     return f", and {more:,} more time{'s' * (more > 1)}" if more else ""
 
 

@@ -6,18 +6,21 @@ and the likely meaning, before anything runs.
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import io
-import pkgutil
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_args
+from types import ModuleType
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-import stages
+from pipeline import project
 from pipeline.marks import Limits
 from pipeline.stage import Barrier, Sink, Source, Stage
 
@@ -38,6 +41,10 @@ class NamedStep(NamedTuple):
 
     name: str
     step: Step
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 class Settings(BaseModel):
@@ -78,6 +85,11 @@ class Settings(BaseModel):
         description="Documents that a stage may fail on, of those that enter it; beyond it the run exits 1, though the "
         "corpus is written, and the next start tries them again.",
     )
+    stages_path: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        [],
+        description="Folders with stages of your own, a file each. A relative path starts from this file's folder.",
+        json_schema_extra={"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]},
+    )
     stages: list[Any] = Field(min_length=1, description="The stages in the order they work, one mapping each.")
 
 
@@ -91,17 +103,36 @@ class Config(NamedTuple):
     alarm_share: float | None = None
     limits: Limits = Limits()
     max_failed_fraction: float = 0.001
+    stages_path: tuple[str, ...] = ()
 
 
-def load(path: Path, overrides: list[str] | None = None) -> Config:
+def load(path: Path, overrides: list[str] | None = None, own: list[Path] | None = None) -> Config:
     """Read and check a configuration file; `overrides` are "stage.key=value" with the value in YAML.
 
-    Raises `ConfigError` with every mistake found, one line each.
+    `own` are folders with a project's own stages, beside those that the file names. Where there is no file at a
+    relative path, the one of that name that comes with the package is read. Raises `ConfigError` with every mistake
+    found, one line each.
     """
+    path = project.shipped(path)
     raw = _parse(path)
+    if project.is_shipped(path):
+        raw = _with_shipped_files(raw)
     for override in overrides or []:
         _override(raw, override)
-    return check(raw, str(path))
+    return check(raw, str(path), path.parent, own)
+
+
+def _with_shipped_files(value: Any) -> Any:
+    """A configuration that comes with the package, whose files are those beside it where there are none here.
+
+    Changes lists and mappings in place, since they know their lines.
+    """
+    if isinstance(value, str) and "/" in value:
+        return str(project.shipped(Path(value)))
+    if isinstance(value, (dict, list)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            value[key] = _with_shipped_files(item)
+    return value
 
 
 def load_as(model: type[Model], path: Path, overrides: list[str] | None = None) -> Model:
@@ -109,6 +140,7 @@ def load_as(model: type[Model], path: Path, overrides: list[str] | None = None) 
 
     Raises `ConfigError` with every mistake found, one line each.
     """
+    path = project.shipped(path)
     raw = _parse(path)
     for override in overrides or []:
         target, equals, text = override.partition("=")
@@ -127,20 +159,37 @@ def load_as(model: type[Model], path: Path, overrides: list[str] | None = None) 
         raise ConfigError("\n".join(_explain(error, str(path), "", model, raw))) from None
 
 
-def check(raw: Any, where: str) -> Config:
-    """Check a configuration given as plain Python data; `where` names it in messages."""
+def check(raw: Any, where: str, home: Path = Path(), own: list[Path] | None = None) -> Config:
+    """Check a configuration given as plain Python data; `where` names it in messages.
+
+    A relative path in `stages_path` starts from `home`. `own` are more folders with a project's own stages.
+    """
     try:
         settings = Settings.model_validate(_plain(raw))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(error, where, "", Settings, raw))) from None
     mistakes: list[str] = []
+    folders = [home / name for name in settings.stages_path] + (own or [])
+    try:
+        for folder in folders:
+            project.use(folder)
+    except project.Blocked as error:
+        raise ConfigError(f"{_line(where, raw, 'stages_path')}: {error}") from None
     steps = [_step(entry, f"stages[{i}]", where, raw, mistakes) for i, entry in enumerate(settings.stages)]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     named = tuple(step for step in steps if step)
     limits = Limits(settings.document_seconds, settings.document_seconds_per_mb)
-    more = (settings.incremental, settings.alarm_share, limits, settings.max_failed_fraction)
-    return Config(settings.name, settings.workers, named, *more)
+    return Config(
+        settings.name,
+        settings.workers,
+        named,
+        settings.incremental,
+        settings.alarm_share,
+        limits,
+        settings.max_failed_fraction,
+        tuple(dict.fromkeys(map(os.path.abspath, folders))),
+    )
 
 
 def changed(named: NamedStep, **fields: Any) -> NamedStep:
@@ -170,17 +219,71 @@ def _step(entry: Any, place: str, where: str, raw: Any, mistakes: list[str]) -> 
     return None
 
 
+def one_stage(stage: str, overrides: list[str]) -> NamedStep:
+    """A stage alone, by its name or its file; `overrides` are "key=value". Raises `ConfigError`."""
+    path = Path(stage)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise ConfigError(f"{stage}: no such file")
+        project.use(path.parent)
+    name = path.stem if path.suffix == ".py" else stage
+    raw: dict[str, Any] = {"stages": [{name: {}}]}
+    for override in overrides:
+        _override(raw, f"{name}.{override}")
+    mistakes: list[str] = []
+    named = _step(raw["stages"][0], "--set", stage, raw, mistakes)
+    if named is None:
+        raise ConfigError("\n".join(mistakes))
+    return named
+
+
 def step_names() -> list[str]:
-    """The names a configuration can use: the files of `stages/`."""
-    return sorted(module.name for module in pkgutil.iter_modules(stages.__path__) if not module.ispkg)
+    """The names a configuration can use: the files of `stages/` and of a project's folders, and entry points."""
+    return project.names()
 
 
 def step_class(name: str) -> type[Step]:
-    """The one stage class that `stages/<name>.py` defines. Raises `ConfigError` for an unknown name."""
+    """The one stage class of that name. Raises `ConfigError` for an unknown name, or where there is not exactly one."""
     if name not in step_names():
         raise ConfigError(f"there is no stage '{name}'{_meant(name, step_names())}")
-    module = importlib.import_module(f"stages.{name}")
-    found = [
+    if not project.has_file(name):
+        return _offered(name)
+    module = _module(name)
+    found = _classes(module)
+    if len(found) != 1:
+        raise ConfigError(f"{_file(module)} must define exactly one stage class, it has {len(found)}")
+    return found[0]
+
+
+def step_classes() -> Iterator[tuple[str, type[Step]]]:
+    """Every stage with its name. A file of a project's folder without a stage is a part of another one."""
+    for name in step_names():
+        if project.has_file(name):
+            module = _module(name)
+            if project.is_own(Path(module.__file__ or "")) and not _classes(module):
+                continue
+        yield name, step_class(name)
+
+
+def _module(name: str) -> ModuleType:
+    """The file of a stage. Raises `ConfigError` where it is of a project's own and cannot be imported."""
+    try:
+        return importlib.import_module(f"stages.{name}")
+    except Exception as error:
+        spec = importlib.util.find_spec(f"stages.{name}")
+        if spec is None or not project.is_own(Path(spec.origin or "")):
+            raise
+        raise ConfigError(f"{spec.origin} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _file(module: ModuleType) -> str:
+    path = Path(module.__file__ or module.__name__)
+    return str(path) if project.is_own(path) else f"stages/{path.name}"
+
+
+def _classes(module: ModuleType) -> list[type[Step]]:
+    """The stages that a module defines itself."""
+    return [
         member
         for member in vars(module).values()
         if inspect.isclass(member)
@@ -188,8 +291,18 @@ def step_class(name: str) -> type[Step]:
         and member.__module__ == module.__name__
         and not inspect.isabstract(member)
     ]
-    if len(found) != 1:
-        raise ConfigError(f"stages/{name}.py must define exactly one stage class, it has {len(found)}")
+
+
+def _offered(name: str) -> type[Step]:
+    """The stage of an installed package."""
+    point = project.entry_points()[name]
+    try:
+        loaded = point.load()
+    except Exception as error:
+        raise ConfigError(f"the stage of {point.value} cannot be imported: {type(error).__name__}: {error}") from error
+    found = _classes(loaded) if isinstance(loaded, ModuleType) else [loaded]
+    if len(found) != 1 or not (isinstance(found[0], type) and issubclass(found[0], (Source, Stage, Barrier, Sink))):
+        raise ConfigError(f"{point.value}, which is offered as stage '{name}', must be one stage class")
     return found[0]
 
 
@@ -197,13 +310,13 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of a configuration file, for editors."""
     schema = Settings.model_json_schema()
     variants = []
-    for name in step_names():
-        part = step_class(name).model_json_schema(ref_template=f"#/$defs/{name}/$defs/{{model}}")
+    for name, kind in step_classes():
+        part = kind.model_json_schema(ref_template=f"#/$defs/{name}/$defs/{{model}}")
         schema.setdefault("$defs", {})[name] = part
         reference = {"anyOf": [{"$ref": f"#/$defs/{name}"}, {"type": "null"}]}
         variants.append({"type": "object", "properties": {name: reference}, "required": [name],
                          "additionalProperties": False})  # fmt: skip
-    schema["properties"]["stages"]["items"] = {"anyOf": [*variants, {"enum": step_names()}]}
+    schema["properties"]["stages"]["items"] = {"anyOf": [*variants, {"enum": [name for name, _ in step_classes()]}]}
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Gristmill run"
     return schema
@@ -221,6 +334,8 @@ def dump(config: Config) -> str:
         data["alarm_share"] = config.alarm_share
     data["document_seconds"], data["document_seconds_per_mb"] = config.limits
     data["max_failed_fraction"] = config.max_failed_fraction
+    if config.stages_path:
+        data["stages_path"] = list(config.stages_path)
     stream = io.StringIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False

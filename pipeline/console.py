@@ -229,6 +229,16 @@ def _asked(value: Any) -> str:
     return f"{value:,.15g}" if isinstance(value, (int, float)) else str(value)
 
 
+def menu(stages: list[tuple[str, str, str]]) -> None:
+    """Stages: name, kind and what each does, in the words of its class."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("stage", "kind", "what it does"):
+        table.add_column(title, no_wrap=title != "what it does")
+    for row in stages:
+        table.add_row(*map(escape, row))
+    out.print(table)
+
+
 def figures(found: dict[str, Any]) -> None:
     """What `bench` measured, as tables."""
     machine, corpus_ = found["machine"], found["corpus"]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from pipeline import address as addresses
+from pipeline import project
 from pipeline.address import NoCluster
 from pipeline.child import Child, Died
 
@@ -253,6 +254,7 @@ def _start(workers: int | None, address: str | None) -> tuple[Any, Path | None]:
             log_to_driver=False,
             logging_level="ERROR",
             _temp_dir=str(temporary),
+            job_config=_as_here(ray),
         )
     return ray, temporary
 
@@ -273,8 +275,18 @@ def _connect(address: str) -> Any:
     import ray
 
     with _own_handlers():
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", job_config=_as_here(ray))
     return ray
+
+
+def _as_here(ray: Any) -> Any:
+    """Workers import what this process imports, with stages of the same folders.
+
+    Ray would put the working folder first, where any folder named `stages` would hide ours.
+    """
+    variables = {project.VARIABLE: os.environ[project.VARIABLE]} if project.folders() else {}
+    there = {"env_vars": variables} if variables else None
+    return ray.job_config.JobConfig(runtime_env=there, _py_driver_sys_path=[path for path in sys.path if path])
 
 
 def _try_to_join(address: str) -> tuple[str, str]:

@@ -8,15 +8,17 @@ repeats, the first copy counts.
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.rundir import RunDir
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 VERSION = 1
 
@@ -85,9 +87,9 @@ def write_part(task: LedgerTask, out: Path) -> dict[str, Any]:
 
 def find(folder: Path, wanted: str) -> list[dict[str, Any]]:
     """The ledger rows whose id, url or own identifier is `wanted`, or whose id begins with it (eight digits up)."""
-    same = (ds.field("id") == wanted) | (ds.field("url") == wanted) | (ds.field("source_id") == wanted)
+    same = (pc.field("id") == wanted) | (pc.field("url") == wanted) | (pc.field("source_id") == wanted)
     if len(wanted) >= 8:
-        same = same | pc.starts_with(ds.field("id"), wanted)
+        same = same | pc.starts_with(pc.field("id"), wanted)
     return _dataset(folder).to_table(filter=same).to_pylist()
 
 
@@ -98,7 +100,7 @@ def document(paths: list[Path], id_: str) -> dict[str, Any] | None:
     """
     found: dict[str, Any] | None = None
     for path in paths:
-        rows = pq.read_table(path, filters=ds.field("id") == id_).to_pylist()
+        rows = pq.read_table(path, filters=pc.field("id") == id_).to_pylist()
         if rows:
             found = {**rows[0], **(found or {})}
             if "text" in found:
@@ -108,7 +110,7 @@ def document(paths: list[Path], id_: str) -> dict[str, Any] | None:
 
 def dropped_for(folder: Path, id_: str) -> list[dict[str, Any]]:
     """The ledger rows of the documents that left because of this one."""
-    return _dataset(folder).to_table(filter=ds.field("duplicate_of") == id_).to_pylist()
+    return _dataset(folder).to_table(filter=pc.field("duplicate_of") == id_).to_pylist()
 
 
 def rows(folder: Path) -> int:
@@ -116,7 +118,9 @@ def rows(folder: Path) -> int:
     return sum(pq.read_metadata(path).num_rows for path in RunDir(folder).ledger_files)
 
 
-def _dataset(folder: Path) -> ds.Dataset:
+def _dataset(folder: Path) -> "ds.Dataset":
+    import pyarrow.dataset as ds  # here, since it brings pandas in where that is installed
+
     return ds.dataset([str(path) for path in RunDir(folder).ledger_files], format="parquet")
 
 
@@ -127,7 +131,7 @@ def sample(paths: list[Path], reason: str | None, count: int) -> Iterator[dict[s
         names = pq.read_schema(path).names
         if reason is not None and "drop" not in names:
             continue
-        table = pq.read_table(path, columns=["id"], filters=(ds.field("drop") == reason) if reason else None)
+        table = pq.read_table(path, columns=["id"], filters=(pc.field("drop") == reason) if reason else None)
         found += of([path], sorted(table["id"].to_pylist())[:count])
         found = sorted(found, key=lambda row: row["id"])[:count]
     yield from found
@@ -138,7 +142,7 @@ def of(paths: list[Path], ids: list[str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for path in paths if ids else []:
         names = [name for name in pq.read_schema(path).names if name != "input_ids"]
-        found += pq.read_table(path, columns=names, filters=ds.field("id").isin(ids)).to_pylist()
+        found += pq.read_table(path, columns=names, filters=pc.field("id").isin(ids)).to_pylist()
     return sorted(found, key=lambda row: row["id"])
 
 

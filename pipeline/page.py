@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline import browse, chart, corpus, reading, storage
@@ -206,7 +205,7 @@ def _first_of_each(path: Path) -> list[dict[str, Any]]:
 def _rows(path: Path, ids: list[str]) -> list[dict[str, Any]]:
     wanted = ("id", "url", "source", "source_id", "text", "stage", "drop", "drop_value", "drop_limit")
     columns = [name for name in wanted if name in pq.read_schema(path).names]
-    return pq.read_table(path, columns=columns, filters=ds.field("id").isin(ids)).to_pylist()
+    return pq.read_table(path, columns=columns, filters=pc.field("id").isin(ids)).to_pylist()
 
 
 def _kept(folder: Path, found: dict[str, Any]) -> Iterator[str]:
@@ -235,8 +234,10 @@ def _tables(folder: Path, found: dict[str, Any]) -> Iterator[str]:
         yield from _table(["language", "documents", "tokens"], [list(map(_cell, row)) for row in cells])
     paths = [str(path) for path in RunDir(folder).ledger_files]
     if found["state"] == "done" and paths:
+        import pyarrow.dataset as ds  # here, since it brings pandas in where that is installed
+
         table = ds.dataset(paths, format="parquet").to_table(columns={
-            "source": ds.field("source"), "stays": ds.field("stage").is_null().cast(pa.int64())
+            "source": pc.field("source"), "stays": pc.field("stage").is_null().cast(pa.int64())
         })  # fmt: skip
         groups = table.group_by("source").aggregate([("stays", "count"), ("stays", "sum")])
         rows = groups.sort_by([("stays_count", "descending"), ("source", "ascending")]).to_pylist()

@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 from pydantic import BaseModel
 
-from pipeline import storage
+from pipeline import project, storage
 from pipeline.config import Config, ConfigError, NamedStep, Step
 from pipeline.rundir import Outline, OutlinedGroup
 from pipeline.schema import DOCUMENT, DROP
@@ -244,7 +244,10 @@ def _paths(value: object) -> Iterator[Path]:
 
 @functools.cache
 def _code(module: str) -> tuple[str, ...]:
-    """Hashes of the source of a stage module and of what it imports from `stages`; versions of the other libraries."""
+    """Hashes of the source of a stage module and of what it imports of its own; versions of the other libraries.
+
+    Its own are the modules of its package (`stages`) and the files of a project's folder, however they are imported.
+    """
     sources: dict[str, str] = {}
     libraries: set[str] = set()
     pending = [module]
@@ -255,22 +258,33 @@ def _code(module: str) -> tuple[str, ...]:
             continue
         text = path.read_text(encoding="utf-8")
         sources[name] = hashlib.sha256(text.encode()).hexdigest()
-        for imported in _imports(text):
-            if imported.split(".")[0] == module.split(".")[0]:
+        for imported in _imports(text, name if path.name == "__init__.py" else name.rpartition(".")[0]):
+            if imported.split(".")[0] == module.split(".")[0] or _is_own(imported):
                 pending.append(imported)
             else:
                 libraries.add(imported.split(".")[0])
     return (*(f"{name} {sources[name]}" for name in sorted(sources)), *_versions(libraries))
 
 
-def _imports(text: str) -> list[str]:
-    """Dotted names a source text imports; `from a import b` gives both a and a.b, since b may be a module."""
+def _is_own(module: str) -> bool:
+    """Whether a module is a file of a project's folder."""
+    path = _source_file(module) if project.folders() else None
+    return path is not None and project.is_own(path)
+
+
+def _imports(text: str, package: str) -> list[str]:
+    """Dotted names a source text imports; `from a import b` gives both a and a.b, since b may be a module.
+
+    `package` is where relative imports start from.
+    """
     names: list[str] = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            origin = ".".join(part for part in (above, node.module) if part)
+            names += [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
     return names
 
 

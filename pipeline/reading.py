@@ -14,15 +14,17 @@ by a pattern reads those too. Here only the files count that the report of the l
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline import corpus, increments
 from pipeline.rundir import GroupDir, RunDir
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 
 class NotARun(ValueError):
@@ -93,7 +95,7 @@ class Run:
         """The names of the stages, in the order they work."""
         return list(dict.fromkeys(name for group in self._members[-1].report["groups"] for name in group["stages"]))
 
-    def documents(self, stage: str | None = None) -> ds.Dataset:
+    def documents(self, stage: str | None = None) -> "ds.Dataset":
         """The documents that survived, with their text: a row a document, the columns of the run.
 
         With `stage`, as they left the group of that stage, which may be earlier. Documents that the last stage left out
@@ -105,9 +107,9 @@ class Run:
             raise NotARun(f"{self.folder}: no group of this run keeps texts; corpus().text(i) decodes them from tokens")
         left_out = set() if stage else {id_ for one in self._members for id_ in _left_out(one)}
         rows = _dataset(files)
-        return rows.filter(~ds.field("id").isin(sorted(left_out))) if left_out else rows
+        return rows.filter(~pc.field("id").isin(sorted(left_out))) if left_out else rows
 
-    def rejects(self, stage: str | None = None, reason: str | None = None) -> ds.Dataset:
+    def rejects(self, stage: str | None = None, reason: str | None = None) -> "ds.Dataset":
         """The documents that were dropped, with `stage`, `drop` (the reason), `drop_value` and `drop_limit`.
 
         Of one stage and for one reason, if given. Raises `NotARun` for a stage that is not in this run.
@@ -115,10 +117,10 @@ class Run:
         self._check(stage)
         rows = _dataset(path for one in self._members for path in rejects(one.folder, one.report))
         for name, value in (("stage", stage), ("drop", reason)):
-            rows = rows if value is None else rows.filter(ds.field(name) == value)
+            rows = rows if value is None else rows.filter(pc.field(name) == value)
         return rows
 
-    def ledger(self) -> ds.Dataset:
+    def ledger(self) -> "ds.Dataset":
         """A row for every record that entered: what happened to it, and why."""
         return _dataset(path for one in self._members for path in RunDir(one.folder).ledger_files)
 
@@ -157,8 +159,10 @@ def _left_out(member: _Member) -> list[str]:
     return [id_ for table in tables for id_ in table.filter(pc.equal(table["stage"], sink))["id"].to_pylist()]
 
 
-def _dataset(files: Iterable[Path]) -> ds.Dataset:
+def _dataset(files: Iterable[Path]) -> "ds.Dataset":
     """One dataset over Parquet files, whose groups may have different columns; empty for no files."""
+    import pyarrow.dataset as ds  # here, since it brings pandas in where that is installed
+
     paths = [str(path) for path in files]
     if not paths:
         return ds.dataset(pa.table({"id": pa.array([], pa.string())}))

@@ -331,7 +331,7 @@ def train_importance(
     limit: Annotated[int, typer.Option(min=_LEAST, help="Texts of each kind, sampled by hash.")] = 500_000,
     seed: Annotated[int, typer.Option(min=0, help="Of the samples, and of the draws that are judged.")] = 1,
 ) -> None:
-    """Estimate for `importance` what makes texts of a target likelier than those of a corpus; writes model and card."""
+    """Estimate for `importance` what makes texts likelier in a target than in a corpus; writes model and card."""
     try:
         card = train(target, corpus, out, Asked(name, lang, buckets, limit, seed, about or []))
     except ValueError as error:
