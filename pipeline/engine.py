@@ -245,7 +245,7 @@ def _start(workers: int | None, address: str | None) -> tuple[Any, Path | None]:
 
     _sweep()
     temporary = Path(tempfile.mkdtemp(prefix=f"gristmill-ray-{os.getpid()}-"))
-    with _own_handlers():
+    with _own_handlers(), _in_folder(temporary):
         ray.init(
             address="local",
             num_cpus=workers,  # None: as many as this process may use, which Ray finds out
@@ -254,7 +254,7 @@ def _start(workers: int | None, address: str | None) -> tuple[Any, Path | None]:
             log_to_driver=False,
             logging_level="ERROR",
             _temp_dir=str(temporary),
-            job_config=_as_here(ray),
+            job_config=ray.job_config.JobConfig(_py_driver_sys_path=_import_path()),
         )
     return ray, temporary
 
@@ -275,18 +275,33 @@ def _connect(address: str) -> Any:
     import ray
 
     with _own_handlers():
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", job_config=_as_here(ray))
+        variables = {project.VARIABLE: os.environ[project.VARIABLE]} if project.folders() else {}
+        job = ray.job_config.JobConfig(
+            runtime_env={"env_vars": variables} if variables else None, _py_driver_sys_path=_import_path()
+        )
+        with tempfile.TemporaryDirectory(prefix="gristmill-") as empty, _in_folder(Path(empty)):
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", job_config=job)
     return ray
 
 
-def _as_here(ray: Any) -> Any:
-    """Workers import what this process imports, with stages of the same folders.
+def _import_path() -> list[str]:
+    """Where this process finds modules, for the workers, which put one path after the other in front of theirs."""
+    return [path for path in reversed(sys.path) if path]
 
-    Ray would put the working folder first, where any folder named `stages` would hide ours.
+
+@contextmanager
+def _in_folder(folder: Path) -> Iterator[None]:
+    """Connect to Ray from an empty folder.
+
+    Workers look for modules first in the folder that the driver connects from, where any folder named `stages` would
+    hide ours. Tasks work in the driver's own folder (`_away`).
     """
-    variables = {project.VARIABLE: os.environ[project.VARIABLE]} if project.folders() else {}
-    there = {"env_vars": variables} if variables else None
-    return ray.job_config.JobConfig(runtime_env=there, _py_driver_sys_path=[path for path in sys.path if path])
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _try_to_join(address: str) -> tuple[str, str]:
