@@ -72,9 +72,15 @@ class Parser:
 
 def write(page: Page, kept: np.ndarray) -> str:
     """The text of the blocks of a page that are kept (bool[blocks])."""
+    return write_parts(page, kept)[0].decode()
+
+
+def write_parts(page: Page, kept: np.ndarray) -> tuple[bytes, np.ndarray]:
+    """The text of the blocks that are kept, and where each block ends in it: int32[blocks]."""
+    ends = np.zeros(len(page.blocks), np.int32)
     out = np.empty(html_write.room(page.blocks, page.ops, len(page.blocks)) + 64, np.uint8)
     size = html_write.write(
         page.data, page.blocks, len(page.blocks), kept, page.ops, page.rows, text.classes(), html_references.KEYS,
-        html_references.CODES, html_references.WINDOWS, html_write.OPENING, out, np.zeros(6, np.int64),
+        html_references.CODES, html_references.WINDOWS, html_write.OPENING, out, ends, np.zeros(6, np.int64),
     )  # fmt: skip
-    return out[:size].tobytes().decode()
+    return out[:size].tobytes(), ends

@@ -222,13 +222,14 @@ def mark_layout(blocks, count, rows):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def write(data, blocks, count, kept, ops, rows, classes, keys, codes, windows, opening, out, w):  # type: ignore[no-untyped-def]
-    """Write the kept blocks into `out`; how many bytes that are."""
+def write(data, blocks, count, kept, ops, rows, classes, keys, codes, windows, opening, out, ends, w):  # type: ignore[no-untyped-def]
+    """Write the kept blocks into `out`; how many bytes that are. `ends`: where the text of each block ends."""
     w[:] = 0
     strength, row, cell = 0, 0, 0
     for number in range(count):
         block = blocks[number]
         strength = max(strength, block[BREAK])
+        ends[number] = w[AT]
         if not kept[number]:
             continue
         before = w[AT]
@@ -238,6 +239,7 @@ def write(data, blocks, count, kept, ops, rows, classes, keys, codes, windows, o
         if w[AT] == start:  # nothing that can be seen
             w[AT] = before
             continue
+        ends[number] = w[AT]
         strength, row, cell = 0, block[ROW], block[CELL]
     return w[AT]
 

@@ -1,0 +1,80 @@
+"""The model that chooses the blocks of a page: word scores and two groups of boosted trees, in one file of numbers.
+
+The first trees say how likely each block belongs to the text; the second ones say it again, knowing what the first
+said of everything around. Then the page is cut where the expected word F1 of what is kept is highest: a page of whose
+blocks nothing is sure keeps more than one whose text is plain to see, so no page is empty that has a line of text.
+"""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from stages.extraction import figures
+from stages.extraction.page import Page
+from stages.kernels import constant, trees
+from stages.kernels.html_features import FEATURES, SECOND_FEATURES, SLOTS
+from stages.kernels.html_figures import INK, WORDS
+
+PATH = Path(__file__).parent.parent / "data" / "extractor.npz"
+
+
+class Trees(NamedTuple):
+    """Boosted trees; `lower` and `upper` are nodes, or -1 - leaf."""
+
+    roots: np.ndarray  # int32[trees]
+    features: np.ndarray  # int16[nodes]
+    limits: np.ndarray  # float32[nodes]
+    lower: np.ndarray  # int32[nodes]
+    upper: np.ndarray  # int32[nodes]
+    leaves: np.ndarray  # float32[leaves]
+
+    def likely(self, features: np.ndarray) -> np.ndarray:
+        """float32[rows]: the probability for each row of float32[rows, features]."""
+        out = np.zeros(len(features), np.float32)
+        trees.add_trees(features, *self, out)
+        return np.asarray(1 / (1 + np.exp(-out)), np.float32)
+
+
+class Model(NamedTuple):
+    words: np.ndarray  # float32[5, SLOTS], the tables of html_features
+    first: Trees
+    second: Trees
+
+    def likely(self, page: Page) -> tuple[np.ndarray, figures.Figures]:
+        """float32[blocks]: how likely each block of a page belongs to its text."""
+        found = figures.figures(page)
+        features, around = figures.first_features(page, found, self.words)
+        figures.second_features(page, found, around, self.first.likely(features), features)
+        return self.second.likely(features), found
+
+
+def choose(likely: np.ndarray, found: figures.Figures) -> np.ndarray:
+    """bool[blocks]: the blocks with which the expected F1 of the words is highest."""
+    words = found.rows[:, WORDS].astype(np.float64) + 0.01 * (found.rows[:, INK] > 0)
+    order = np.argsort(-likely, kind="stable")
+    expected = np.cumsum(likely[order] * words[order])
+    if len(likely) == 0 or expected[-1] == 0:
+        return np.zeros(len(likely), bool)
+    best = int(np.argmax(2 * expected / (np.cumsum(words[order]) + expected[-1])))
+    return np.asarray((likely >= likely[order[best]]) & (found.rows[:, INK] > 0))
+
+
+@functools.cache
+def shipped() -> Model:
+    """The model that comes with the project."""
+    return read(PATH)
+
+
+def read(path: Path) -> Model:
+    """Raises `ValueError` for a file that holds another number of features or words than this version computes."""
+    with np.load(path) as file:
+        words = file["words"].astype(np.float32)
+        first, second = (
+            Trees(*(constant(np.ascontiguousarray(file[f"{name}_{field}"])) for field in Trees._fields))
+            for name in ("first", "second")
+        )
+    if words.shape != (5, SLOTS) or first.features.max() >= FEATURES or second.features.max() >= FEATURES + SECOND_FEATURES:
+        raise ValueError(f"{path} is the model of another version of the extractor")
+    return Model(constant(words), first, second)
