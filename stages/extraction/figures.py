@@ -6,7 +6,7 @@ import numpy as np
 
 from stages.extraction.page import Page
 from stages.kernels import html_features, html_figures, html_names, html_references, text
-from stages.kernels.html_features import ELEMENT_FIGURES, FEATURES, SECOND_FEATURES, SUMS
+from stages.kernels.html_features import ELEMENT_FIGURES, FEATURES, SECOND_FEATURES, SUMS, TYPE_SLOTS
 from stages.kernels.html_figures import MARKS, MOST_TOKENS
 from stages.kernels.html_tree import ELEMENT, PATH, WRITE_AS_IS
 
@@ -58,8 +58,9 @@ def _grouped(keys: np.ndarray) -> np.ndarray:
     return groups
 
 
-def first_features(page: Page, figures: Figures, weights: np.ndarray) -> tuple[np.ndarray, Surroundings]:
-    """float32[blocks, FEATURES + SECOND_FEATURES], the second part still empty; `weights` float32[5, SLOTS]."""
+def first_features(page: Page, figures: Figures, weights: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, Surroundings]:
+    """float32[blocks, FEATURES + SECOND_FEATURES], the second part still empty; `weights` float32[5, SLOTS]
+    and `types` float32[7, TYPE_SLOTS] are the scores of words."""
     count, elements = len(page.blocks), len(page.elements)
     out = np.empty((count, FEATURES + SECOND_FEATURES), np.float32)
     up, sums = np.empty(elements, np.int32), np.empty((count + 1, SUMS), np.float64)
@@ -67,8 +68,9 @@ def first_features(page: Page, figures: Figures, weights: np.ndarray) -> tuple[n
     path_groups, text_groups = _grouped(paths), _grouped(figures.hashes)
     html_features.first(
         page.elements, page.blocks, figures.rows, page.words, figures.tokens, figures.ranges, figures.title, weights,
-        html_names.KINDS, up, np.empty((elements, ELEMENT_FIGURES), np.float32), sums, path_groups, text_groups,
-        np.empty((count, 3), np.float32), np.empty((count, 3), np.float32), np.zeros(4096, np.uint8), out,
+        types, html_names.KINDS, up, np.empty((elements, ELEMENT_FIGURES), np.float32), sums, path_groups, text_groups,
+        np.empty((count, 3), np.float32), np.empty((count, 3), np.float32), np.zeros(4096 + TYPE_SLOTS, np.uint8),
+        np.empty(4, np.float32), out,
     )  # fmt: skip
     return out, Surroundings(up, sums, path_groups)
 

@@ -14,7 +14,7 @@ import numpy as np
 from stages.extraction import figures
 from stages.extraction.page import Page
 from stages.kernels import constant, trees
-from stages.kernels.html_features import FEATURES, SECOND_FEATURES, SLOTS
+from stages.kernels.html_features import FEATURES, SECOND_FEATURES, SLOTS, TYPE_SLOTS
 from stages.kernels.html_figures import INK, WORDS
 
 PATH = Path(__file__).parent.parent / "data" / "extractor.npz"
@@ -39,13 +39,14 @@ class Trees(NamedTuple):
 
 class Model(NamedTuple):
     words: np.ndarray  # float32[5, SLOTS], the tables of html_features
+    types: np.ndarray  # float32[7, TYPE_SLOTS], of page types
     first: Trees
     second: Trees
 
     def likely(self, page: Page) -> tuple[np.ndarray, figures.Figures]:
         """float32[blocks]: how likely each block of a page belongs to its text."""
         found = figures.figures(page)
-        features, around = figures.first_features(page, found, self.words)
+        features, around = figures.first_features(page, found, self.words, self.types)
         figures.second_features(page, found, around, self.first.likely(features), features)
         return self.second.likely(features), found
 
@@ -70,11 +71,11 @@ def shipped() -> Model:
 def read(path: Path) -> Model:
     """Raises `ValueError` for a file that holds another number of features or words than this version computes."""
     with np.load(path) as file:
-        words = file["words"].astype(np.float32)
+        words, types = (constant(file[name].astype(np.float32)) for name in ("words", "types"))
         first, second = (
             Trees(*(constant(np.ascontiguousarray(file[f"{name}_{field}"])) for field in Trees._fields))
             for name in ("first", "second")
         )
-    if words.shape != (5, SLOTS) or first.features.max() >= FEATURES or second.features.max() >= FEATURES + SECOND_FEATURES:
+    if words.shape != (5, SLOTS) or types.shape != (7, TYPE_SLOTS) or first.features.max() >= FEATURES or second.features.max() >= FEATURES + SECOND_FEATURES:
         raise ValueError(f"{path} is the model of another version of the extractor")
-    return Model(constant(words), first, second)
+    return Model(words, types, first, second)

@@ -28,10 +28,15 @@ class Parser:
     """Parses pages; one for each thread."""
 
     def __init__(self) -> None:
-        self._state = np.zeros(30, np.int64)
+        self._state = np.zeros(html_tree.STEPS + 1, np.int64)
         self._stack = np.zeros((html_tree.MOST_NESTED, 6), np.int32)
         self._opened = np.zeros(256, np.int32)
         self._arrays: dict[str, np.ndarray] = {}
+
+    @property
+    def steps(self) -> int:
+        """Steps through the stack of open elements that the last page took."""
+        return int(self._state[html_tree.STEPS])
 
     def _array(self, name: str, rows: int, columns: int, kind: type) -> np.ndarray:
         array = self._arrays.get(name)

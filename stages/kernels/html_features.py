@@ -26,13 +26,17 @@ OWN_WORDS, NEAR_WORDS, FAR_WORDS, INLINE_WORDS, TEXT_WORDS = range(5)
 """Tables of word scores: attributes of the block's own element, of the two around it, of those further out, of inline
 elements in it, and words of its text."""
 
+PAGE_TYPES = 7
+TYPE_SLOTS = 1 << 13
+"""Page types (article, service, forum, listing, product, collection, documentation) and slots of their word scores."""
+
 _TEXT_FEATURES = 24
-_PLACE_FEATURES = STATE_BITS + 12
+_PLACE_FEATURES = STATE_BITS + 15
 _NEIGHBOUR_FEATURES = 4 * 5 + 6
-_PAGE_FEATURES = 16
+_PAGE_FEATURES = 16 + PAGE_TYPES
 FEATURES = _TEXT_FEATURES + _PLACE_FEATURES + 6 * ANCESTORS + _NEIGHBOUR_FEATURES + _PAGE_FEATURES
 
-SECOND_FEATURES = 8 + 6 + 3 * ANCESTORS + 12
+SECOND_FEATURES = 10 + 6 + 3 * ANCESTORS + 12
 """Features that the second model has besides: the first one's verdicts on what stands around."""
 
 C_WIDTH, C_LINKED, C_ENDS, C_P, C_LI, C_CELL, C_WORDS = range(7)  # running sums over the blocks
@@ -45,6 +49,25 @@ ELEMENT_FIGURES = 6
 def slot(word):  # type: ignore[no-untyped-def]
     """Of a word in a table: the hash mixed once more, its upper 15 bits."""
     return np.int64((np.int64(word) * 0x9E3779B1 & 0xFFFFFFFF) >> 17)
+
+
+@inner
+def page_types(words, weights, seen, out):  # type: ignore[no-untyped-def]
+    """How much the words of all attributes of a page speak for each type of page; each word counts once."""
+    for kind in range(PAGE_TYPES):
+        out[kind] = 0
+    count = 0
+    for word in words:
+        at = slot(word) >> 2
+        if not seen[at]:
+            seen[at] = 1
+            count += 1
+            for kind in range(PAGE_TYPES):
+                out[kind] += weights[kind, at]
+    for word in words:
+        seen[slot(word) >> 2] = 0
+    for kind in range(PAGE_TYPES):
+        out[kind] /= np.sqrt(np.float32(count + 1))
 
 
 @inner
@@ -136,7 +159,7 @@ def _text(block, row, words, tokens, span, weights, own, near, far, least, most,
 
 
 @inner
-def _place(block, tag, depth, number, count, sums, since, width_since, heading, out):  # type: ignore[no-untyped-def]
+def _place(block, tag, depth, number, count, sums, since, width_since, heading, headline, out):  # type: ignore[no-untyped-def]
     for bit in range(STATE_BITS):
         out[bit] = block[STATE] >> bit & 1
     total = sums[count, C_WIDTH] + 1e-6
@@ -147,7 +170,10 @@ def _place(block, tag, depth, number, count, sums, since, width_since, heading, 
     out[at + 6] = number / count
     out[at + 7] = sums[number, C_WIDTH] / total
     out[at + 8] = np.log1p(np.float32(count - number))
-    out[at + 9], out[at + 10], out[at + 11] = since, np.log1p(np.float32(width_since)), heading
+    out[at + 9], out[at + 10], out[at + 11] = since, np.log1p(np.float32(width_since)), heading[0]
+    out[at + 12] = heading[1]
+    out[at + 13] = number - headline[0] if headline[0] >= 0 else -1000
+    out[at + 14] = number - headline[1] if headline[1] >= 0 else -1000
 
 
 @inner
@@ -226,8 +252,25 @@ def _groups(groups, count, figures, tallies):  # type: ignore[no-untyped-def]
         row[2] += figures[number, LINKED]
 
 
+@inner
+def _headline(elements, blocks, tokens, ranges, title, in_title, found):  # type: ignore[no-untyped-def]
+    """The first block of <h1>, and the first one that repeats most of the title; -1 for none."""
+    found[0] = found[1] = -1
+    for number in range(len(blocks)):
+        if found[0] < 0 and elements[blocks[number, ELEMENT], TAG_OF] == _H1:
+            found[0] = number
+        size = ranges[number, 1] - ranges[number, 0]
+        if found[1] >= 0 or size < 2 or 3 * size < len(title):
+            continue
+        matched = 0
+        for place in range(ranges[number, 0], ranges[number, 1]):
+            matched += in_title[np.int64(tokens[place]) & 4095]
+        if 5 * matched >= 4 * size:
+            found[1] = number
+
+
 @kernel
-def first(elements, blocks, figures, words, tokens, ranges, title, weights, kinds, up, known, sums, path_groups, text_groups, tallies, repeats, in_title, out):  # type: ignore[no-untyped-def]
+def first(elements, blocks, figures, words, tokens, ranges, title, weights, types, kinds, up, known, sums, path_groups, text_groups, tallies, repeats, in_title, scratch, out):  # type: ignore[no-untyped-def]
     """Fill the features of the first model, float32[blocks, FEATURES].
 
     `path_groups` and `text_groups` number the blocks of one path and of one text alike.
@@ -242,7 +285,11 @@ def first(elements, blocks, figures, words, tokens, ranges, title, weights, kind
     page = np.int64(FEATURES - _PAGE_FEATURES)
     _page(elements, blocks, figures, sums, out[0, page:])
     total = sums[count, C_WIDTH] + 1e-6
-    since, width_since, heading = 0, np.float32(0), np.float32(0)
+    page_types(words, types, in_title[4096:], out[0, page + 16 :])
+    headline, heading = scratch[:2], scratch[2:]
+    _headline(elements, blocks, tokens, ranges, title, in_title, headline)
+    since, width_since = 0, np.float32(0)
+    heading[0] = heading[1] = 0
     for number in range(count):
         block, row = blocks[number], out[number]
         element = block[ELEMENT]
@@ -258,10 +305,11 @@ def first(elements, blocks, figures, words, tokens, ranges, title, weights, kind
             known[element, E_LEAST], known[element, E_MOST], in_title, row,
         )  # fmt: skip
         if block[STATE] & IN_HEADING:
-            since, width_since, heading = 0, np.float32(0), figures[number, WIDTH]
+            since, width_since = 0, np.float32(0)
+            heading[0], heading[1] = figures[number, WIDTH], row[13]
         tag = elements[element, TAG_OF]
         at = _TEXT_FEATURES
-        _place(block, tag, known[element, E_DEPTH], number, count, sums, since, width_since, heading, row[at:])
+        _place(block, tag, known[element, E_DEPTH], number, count, sums, since, width_since, heading, headline, row[at:])
         since += 1
         width_since += figures[number, WIDTH]
         at += _PLACE_FEATURES
@@ -313,7 +361,9 @@ def second(elements, blocks, figures, sums, up, path_groups, likely, sure, talli
         row[5] = tally[0] / tally[1]
         row[6] = _mean(sections[number, 0], sections[number, 1], sure, sums)
         row[7] = (sure[sections[number, 1]] - sure[sections[number, 0]]) / whole
-        column = 8
+        row[8] = likely[sections[number, 0]]
+        row[9] = likely[sections[number, 1]] if sections[number, 1] < count else -1
+        column = 10
         for step in (-3, -2, -1, 1, 2, 3):
             other = number + step
             row[column] = likely[other] if 0 <= other < count else -1

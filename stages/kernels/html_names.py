@@ -63,11 +63,11 @@ KINDS: np.ndarray = (
 )
 
 ATTRIBUTES = ("class", "id", "style", "hidden", "aria-hidden", "role", "itemprop", "href", "alt", "alttext", "encoding",
-              "type", "rel", "start", "shadowrootmode")  # fmt: skip
+              "type", "rel", "start", "shadowrootmode", "itemtype", "property", "content")  # fmt: skip
 """Those that are read; their numbers count from 1."""
 
 (CLASS, ID, STYLE, HIDDEN, ARIA_HIDDEN, ROLE, ITEMPROP, HREF, ALT, ALTTEXT, ENCODING, TYPE, REL, START,
- SHADOWROOT) = range(1, 16)  # fmt: skip
+ SHADOWROOT, ITEMTYPE, PROPERTY, CONTENT) = range(1, 19)  # fmt: skip
 
 DROPPED, FORMULA = 1, 2
 CLASSES = {

@@ -62,8 +62,10 @@ ROLE_FLAGS = np.array([0, *ROLE_BITS.values()], np.int32)
 
 (TOP, ELEMENTS, BLOCKS, OPS, WORDS, OPEN_BLOCK, NEXT_BREAK, LINK_LEVEL, LINK_OP, AFTER_BR, NEXT_MARK, ROWS, CELLS,
  INLINE_WORDS, MATH_OP, TEX0, TEX1, ALT0, ALT1, SCRIPT_TEX, TITLE0, TITLE1, A_FLAGS, A_ALT0, A_ALT1, A_CLASS, A_START,
- A_HREF, A_TEX, AFTER_TEX) = range(30)  # fmt: skip
-"""Slots of the state: what is open, how many of each there are, and (A_...) what the attributes of a tag said."""
+ A_HREF, A_TEX, A_KIND, A_CONTENT0, A_CONTENT1, AFTER_TEX, SCRIPT_DATA,
+ STEPS) = range(35)  # fmt: skip
+"""Slots of the state: what is open, how many of each there are, what the attributes of a tag said (A_...), and the
+steps taken through the stack."""
 
 S_ELEMENT, S_COUNT, S_ROW, S_CELL, S_FIRM, S_LISTS = range(6)  # columns of the stack
 
@@ -76,7 +78,7 @@ _OL, _UL, _DIV, _ADDRESS, _BODY, _HTML, _HEAD, _BUTTON, _SUP, _SUB, _SCRIPT, _TI
 _ANNOTATION_XML, _MFRAC, _MSUP, _MSUB, _MSUBSUP, _MUNDER, _MOVER, _MUNDEROVER, _MSQRT = (
     TAG[name] for name in "annotation-xml mfrac msup msub msubsup munder mover munderover msqrt".split()
 )
-_SVG, _FOREIGN_OBJECT, _THEAD = TAG["svg"], TAG["foreignobject"], TAG["thead"]
+_SVG, _FOREIGN_OBJECT, _THEAD, _META = TAG["svg"], TAG["foreignobject"], TAG["thead"], TAG["meta"]
 _RB, _RT, _RP, _RTC, _XMP, _PLAINTEXT, _TEMPLATE, _MENU, _TBODY = (
     TAG[name] for name in "rb rt rp rtc xmp plaintext template menu tbody".split()
 )
@@ -182,7 +184,7 @@ def _read_attributes(data, first, last, state, words, t):  # type: ignore[no-unt
 
     `t` holds the tables of names: attributes, classes, roles.
     """
-    for slot in range(A_FLAGS, A_TEX + 1):
+    for slot in range(A_FLAGS, A_CONTENT1 + 1):
         state[slot] = 0
     state[A_START] = state[WORDS]
     path = np.uint32(0)
@@ -214,7 +216,7 @@ def _use_attribute(data, number, first, last, state, words, t, path):  # type: i
         found, path = _class(data, first, last, t[2], t[3])
         state[A_CLASS] |= found
         _words(data, first, last, words, state)
-    elif number == names.ID or number == names.ITEMPROP:
+    elif number == names.ID or number == names.ITEMPROP or number == names.ITEMTYPE:
         _words(data, first, last, words, state)
     elif number == names.ROLE:
         _words(data, first, last, words, state)
@@ -231,9 +233,13 @@ def _use_attribute(data, number, first, last, state, words, t, path):  # type: i
     elif number == names.ALT or number == names.ALTTEXT:
         state[A_ALT0], state[A_ALT1] = first, last
     elif number == names.ENCODING or number == names.TYPE:
-        state[A_TEX] |= _is_tex(data, first, last)
+        state[A_TEX] |= _is_tex(data, first, last) | (4 if _is_linked_data(data, first, last) else 0)
     elif number == names.SHADOWROOT:
         state[A_TEX] |= 2
+    elif number == names.PROPERTY:
+        state[A_KIND] = last - first == 7 and data[first] == 111 and data[first + 3] == 116  # og:type
+    elif number == names.CONTENT:
+        state[A_CONTENT0], state[A_CONTENT1] = first, last
     return path
 
 
@@ -244,6 +250,32 @@ def _is_tex(data, first, last):  # type: ignore[no-untyped-def]
         if (data[place] | 32) == 116 and (data[place + 1] | 32) == 101 and (data[place + 2] | 32) == 120:
             return 0 if place + 3 < last and (data[place + 3] | 32) == 116 else 1  # not te-xt
     return 0
+
+
+@inner
+def _is_linked_data(data, first, last):  # type: ignore[no-untyped-def]
+    """`application/ld+json`."""
+    return last - first == 19 and data[first + 12] == 108 and data[first + 13] == 100 and data[first + 14] == 43
+
+
+@inner
+def _linked_types(data, first, last, state, words):  # type: ignore[no-untyped-def]
+    """Add the words of every `"@type": "Name"` of JSON-LD."""
+    place = first
+    while place + 8 < last:
+        if not (data[place] == 64 and data[place + 1] == 116 and data[place + 2] == 121 and data[place + 5] == 34):
+            place += 1
+            continue
+        place += 6
+        while place < last and (_is_space(data[place]) or data[place] == 58 or data[place] == 91):
+            place += 1
+        if place < last and data[place] == 34:
+            begin = place + 1
+            place = begin
+            while place < last and data[place] != 34:
+                place += 1
+            state[A_START] = state[WORDS]
+            _words(data, begin, min(place, begin + 40), words, state)
 
 
 # -- the stack ---------------------------------------------------------------------------------------------------------
@@ -302,6 +334,7 @@ def _start_block(state, elements, blocks, stack):  # type: ignore[no-untyped-def
 def _pop_to(level, state, elements, blocks, ops, stack, opened, kinds):  # type: ignore[no-untyped-def]
     """Close the elements from the top of the stack down to `level`, that one too."""
     while state[TOP] >= level:
+        state[STEPS] += 1
         element = stack[state[TOP], S_ELEMENT]
         tag = elements[element, TAG_OF]
         kind = kinds[tag]
@@ -343,6 +376,7 @@ def _level_of(tag, state, elements, stack, opened, kinds):  # type: ignore[no-un
         return 0
     level = state[TOP]
     while level > 0:
+        state[STEPS] += 1
         found = _tag(level, elements, stack)
         if found == tag:
             return level
@@ -359,6 +393,7 @@ def _level_in_table(tag, other, state, elements, stack, opened):  # type: ignore
         return 0
     level, found = state[TOP], 0
     while level > 0 and _tag(level, elements, stack) != _TABLE and _tag(level, elements, stack) != _TEMPLATE:
+        state[STEPS] += 1
         here = _tag(level, elements, stack)
         if here == tag or here == other:
             found = level
@@ -373,6 +408,7 @@ def _level_of_item(tag, other, state, elements, stack, opened, kinds):  # type: 
         return 0
     level = state[TOP]
     while level > 0:
+        state[STEPS] += 1
         here = _tag(level, elements, stack)
         if here == tag or here == other:
             return level
@@ -527,11 +563,14 @@ def _start_tag(data, tag, first, last, closed, state, elements, blocks, ops, wor
     path = _read_attributes(data, first, last, state, words, t)
     if kind & BLOCK:
         state[INLINE_WORDS] = state[WORDS]
+    if tag == _META and state[A_KIND]:
+        _words(data, state[A_CONTENT0], state[A_CONTENT1], words, state)
     if kind & VOID:
         _void(tag, state, elements, blocks, ops, stack)
         return
     if kind & RAW and tag != _XMP and tag != _PLAINTEXT and not top_flags & FOREIGN:
         state[SCRIPT_TEX] = tag == _SCRIPT and state[A_TEX] & 1
+        state[SCRIPT_DATA] = tag == _SCRIPT and state[A_TEX] & 4
         return
     if kind & TABLE_PART and not opened[_TABLE]:
         return
@@ -613,6 +652,7 @@ def _end_tag(data, tag, state, elements, blocks, ops, stack, opened, kinds):  # 
         level = state[TOP]
         lowest = max(0, level - _INLINE_SEARCH)
         while level > lowest and _tag(level, elements, stack) != tag:
+            state[STEPS] += 1
             level = lowest if kinds[_tag(level, elements, stack)] & FIRM else level - 1
         if level == lowest:
             level = 0
@@ -626,6 +666,7 @@ def _end_tag(data, tag, state, elements, blocks, ops, stack, opened, kinds):  # 
 def _level_of_barrier(tag, state, elements, stack, opened):  # type: ignore[no-untyped-def]
     level = state[TOP] if opened[tag] else 0
     while level > 0 and _tag(level, elements, stack) != tag:
+        state[STEPS] += 1
         level -= 1
     return level
 
@@ -634,6 +675,7 @@ def _level_of_barrier(tag, state, elements, stack, opened):  # type: ignore[no-u
 def _level_of_heading(state, elements, stack, kinds):  # type: ignore[no-untyped-def]
     level = state[TOP]
     while level > 0 and not kinds[_tag(level, elements, stack)] & HEADING:
+        state[STEPS] += 1
         if kinds[_tag(level, elements, stack)] & BARRIER:
             return 0
         level -= 1
@@ -686,7 +728,7 @@ def _text(data, kind, first, last, state, elements, blocks, ops, stack):  # type
 
 
 @inner
-def _raw_text(tag, first, last, state, elements, blocks, ops, stack):  # type: ignore[no-untyped-def]
+def _raw_text(data, tag, first, last, words, state, elements, blocks, ops, stack):  # type: ignore[no-untyped-def]
     if tag == _TITLE:
         if state[TITLE1] == 0:
             state[TITLE0], state[TITLE1] = first, last
@@ -694,6 +736,8 @@ def _raw_text(tag, first, last, state, elements, blocks, ops, stack):  # type: i
         if state[OPEN_BLOCK] < 0:
             _start_block(state, elements, blocks, stack)
         _op(FORMULA_AS_IS, first, last, state, ops)
+    elif tag == _SCRIPT and state[SCRIPT_DATA]:
+        _linked_types(data, first, last, state, words)
 
 
 @kernel
@@ -710,7 +754,7 @@ def build(data, xml, token_kinds, token_ranges, count, kinds, own, t, state, sta
         first, last = token_ranges[token, 0], token_ranges[token, 1]
         if kind == TEXT or kind == VERBATIM:
             if tag and tag != _XMP and tag != _PLAINTEXT:
-                _raw_text(tag, first, last, state, elements, blocks, ops, stack)
+                _raw_text(data, tag, first, last, words, state, elements, blocks, ops, stack)
             else:
                 _text(data, kind, first, last, state, elements, blocks, ops, stack)
         elif kind == CLOSE:

@@ -27,7 +27,8 @@ def room(blocks: np.ndarray, ops: np.ndarray, count: int) -> int:
     if count == 0:
         return 0
     texts = ops[blocks[0, OP0] : blocks[count - 1, OP1]]
-    return int(2 * (texts[:, OP_LAST] - texts[:, OP_FIRST]).sum() + 8 * len(texts) + SPARE * count)
+    lengths = np.maximum(texts[:, OP_LAST] - texts[:, OP_FIRST], 0)  # a sign has no range
+    return int(2 * lengths.sum() + 8 * len(texts) + SPARE * count)
 
 
 @inner
@@ -54,7 +55,7 @@ def _is_wide(code, classes):  # type: ignore[no-untyped-def]
 @inner
 def _emit(out, code, w, classes):  # type: ignore[no-untyped-def]
     """Write one visible code point, and the white space and the mark that wait before it."""
-    if 0xE000 <= code < 0xF900 or code < 32 or 127 <= code < 160:
+    if 0xE000 <= code < 0xF900 or code < 32 or 127 <= code < 160 or code == 0xFEFF:
         return
     if w[PENDING]:
         if w[AT] > w[START] and not (w[PENDING] == 2 and _is_wide(w[LAST_CODE], classes) and _is_wide(code, classes)):
