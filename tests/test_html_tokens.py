@@ -44,7 +44,10 @@ def shown(page: str, xml: bool = False) -> str:
         ("x<!-- a > b -- c -->y<!-->z<!--->w<!-- --!>v", '"x""y""z""w""v"'),
         ("x<!doctype html>y<?php a ?>z", '"x""y""z"'),
         ("<script>if (a<b) '</scr'</SCRIPT x>y", "<script>'if (a<b) '</scr''</script>\"y\""),
-        ("<script><!-- <script> a </script> --> b</script>c", "<script>'<!-- <script> a </script> --> b'</script>\"c\""),
+        (
+            "<script><!-- <script> a </script> --> b</script>c",
+            "<script>'<!-- <script> a </script> --> b'</script>\"c\"",
+        ),
         ("<script><!-- a </script>c", "<script>'<!-- a '</script>\"c\""),
         ("<title>a<b>&amp;</title>", '<title>"a<b>&amp;"</title>'),
         ("<textarea><p></textarea>", '<textarea>"<p>"</textarea>'),
@@ -82,7 +85,7 @@ def twin(page: bytes, xml: bool) -> list[Token]:
         if text < upto:
             found.append((TEXT, "", page[text:upto]))
 
-    while 0 <= (place := page.find(b"<", place)) and place + 1 < len(page):
+    while (place := page.find(b"<", place)) >= 0 and place + 1 < len(page):
         tag = _TAG.match(page, place)
         if tag:
             flush(place)
@@ -109,7 +112,9 @@ def twin(page: bytes, xml: bool) -> list[Token]:
                 if text < place:
                     found.append((TEXT if name in ("title", "textarea") else VERBATIM, name, page[text:place]))
                 text = place
-        elif page[place + 1 : place + 2] in (b"!", b"?") or page[place + 1 : place + 2] == b"/" and place + 2 < len(page):
+        elif page[place + 1 : place + 2] in (b"!", b"?") or (
+            page[place + 1 : place + 2] == b"/" and place + 2 < len(page)
+        ):
             flush(place)
             if (xml or foreign) and page.startswith(b"<![CDATA[", place):
                 end = page.find(b"]]>", place + 9)
@@ -181,8 +186,9 @@ def twin_escaped(page: bytes, place: int, end: re.Pattern[bytes]) -> int:
 
 PIECES = st.sampled_from(
     [b"<div", b"<p>", b"</p>", b"</div ", b">", b"<!--", b"-->", b"--!>", b"<script>", b"</script>", b"<script ", b"'",
-     b'"', b"=", b" a", "汉".encode(), b"/", b"<", b"<svg>", b"</svg>", b"<math/>", b"<title>", b"</title>", b"<![CDATA[",
-     b"]]>", b"<?x", b"<!d", b"</", b"<br/>", b"-", b"x", b"<xmp>", b"</xmp>", b"<plaintext>", b"\0", b"\xff"]
+     b'"', b"=", b" a", "汉".encode(), b"/", b"<", b"<svg>", b"</svg>", b"<math/>", b"<title>", b"</title>",
+     b"<![CDATA[", b"]]>", b"<?x", b"<!d", b"</", b"<br/>", b"-", b"x", b"<xmp>", b"</xmp>", b"<plaintext>", b"\0",
+     b"\xff"]
 )  # fmt: skip
 
 

@@ -185,6 +185,8 @@ def below(name: str) -> tuple[str, ...]:
         return ("stages.kernels", "stages.sharding")
     if name.startswith(("stages.tokens", "stages.encoding")):
         return ("stages.kernels", "stages.encoding")
+    if name.startswith("stages.extract"):
+        return ("stages.kernels", "stages.extraction")
     if name.startswith("stages.learning"):
         return ("stages.kernels", "stages.models", "stages.readers", "stages.learning", "stages.tokens")
     if name.startswith("stages.models"):

@@ -36,7 +36,7 @@ def figures(page: Page) -> Figures:
     one_op = np.array([[WRITE_AS_IS, *page.title, 0]], np.int32)
     hashed = _figures(page.data, title, one_op)
     found = _figures(page.data, page.blocks, page.ops)
-    return Figures(*found, title=hashed[2])
+    return Figures(found[0], found[1], found[2], found[3], hashed[2])
 
 
 def _figures(data: np.ndarray, blocks: np.ndarray, ops: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -58,7 +58,9 @@ def _grouped(keys: np.ndarray) -> np.ndarray:
     return groups
 
 
-def first_features(page: Page, figures: Figures, weights: np.ndarray, types: np.ndarray) -> tuple[np.ndarray, Surroundings]:
+def first_features(
+    page: Page, figures: Figures, weights: np.ndarray, types: np.ndarray
+) -> tuple[np.ndarray, Surroundings]:
     """float32[blocks, FEATURES + SECOND_FEATURES], the second part still empty; `weights` float32[5, SLOTS]
     and `types` float32[7, TYPE_SLOTS] are the scores of words."""
     count, elements = len(page.blocks), len(page.elements)

@@ -76,6 +76,11 @@ def read(path: Path) -> Model:
             Trees(*(constant(np.ascontiguousarray(file[f"{name}_{field}"])) for field in Trees._fields))
             for name in ("first", "second")
         )
-    if words.shape != (5, SLOTS) or types.shape != (7, TYPE_SLOTS) or first.features.max() >= FEATURES or second.features.max() >= FEATURES + SECOND_FEATURES:
+    if (
+        words.shape != (5, SLOTS)
+        or types.shape != (7, TYPE_SLOTS)
+        or first.features.max() >= FEATURES
+        or second.features.max() >= FEATURES + SECOND_FEATURES
+    ):
         raise ValueError(f"{path} is the model of another version of the extractor")
     return Model(words, types, first, second)

@@ -8,13 +8,49 @@ import numpy as np
 
 from stages.kernels import inlined, inner, kernel
 from stages.kernels.html_figures import (
-    CAPITALS, COMMAS, DIGITS, ENDS, FIRST_KIND, INK, LAST_KIND, LETTERS, LINKED, LINKS, SIGNS, WIDE, WIDTH, WORDS,
+    CAPITALS,
+    COMMAS,
+    DIGITS,
+    ENDS,
+    FIRST_KIND,
+    INK,
+    LAST_KIND,
+    LETTERS,
+    LINKED,
+    LINKS,
+    SIGNS,
+    WIDE,
+    WIDTH,
+    WORDS,
 )  # fmt: skip
 from stages.kernels.html_names import BLOCK, TAG
 from stages.kernels.html_tree import (
-    BREAK, ELEMENT, FIRST, FLAGS, IN_ARTICLE, IN_CELL, IN_HEADING, IN_LI, IN_MAIN, IN_P, INLINE0, INLINE1,
-    LAST as LAST_BLOCK, LEVEL, MARK, OP0, OP1, PARENT, PATH, STATE, TAG_OF, WORD0, WORD1,
+    BREAK,
+    ELEMENT,
+    FIRST,
+    FLAGS,
+    IN_ARTICLE,
+    IN_CELL,
+    IN_HEADING,
+    IN_LI,
+    IN_MAIN,
+    IN_P,
+    INLINE0,
+    INLINE1,
+    LEVEL,
+    MARK,
+    OP0,
+    OP1,
+    PARENT,
+    PATH,
+    STATE,
+    TAG_OF,
+    WORD0,
+    WORD1,
 )  # fmt: skip
+from stages.kernels.html_tree import (
+    LAST as LAST_BLOCK,
+)
 
 STATE_BITS = 24
 ANCESTORS = 5
@@ -197,7 +233,9 @@ def _neighbours(number, count, blocks, figures, elements, sums, known, out):  # 
             row = figures[other]
             out[at], out[at + 1] = np.log1p(row[WIDTH]), row[LINKED] / (row[WIDTH] + 1e-6)
             mine, theirs = blocks[number, ELEMENT], blocks[other, ELEMENT]
-            out[at + 2] = (elements[mine, PATH] == elements[theirs, PATH]) + (elements[mine, PARENT] == elements[theirs, PARENT])
+            out[at + 2] = (elements[mine, PATH] == elements[theirs, PATH]) + (
+                elements[mine, PARENT] == elements[theirs, PARENT]
+            )
             out[at + 3] = row[LAST_KIND]
             out[at + 4] = known[theirs, E_OWN]
         else:
@@ -270,12 +308,35 @@ def _headline(elements, blocks, tokens, ranges, title, in_title, found):  # type
 
 
 @kernel
-def first(elements, blocks, figures, words, tokens, ranges, title, weights, types, kinds, up, known, sums, path_groups, text_groups, tallies, repeats, in_title, scratch, out):  # type: ignore[no-untyped-def]
+def first(  # type: ignore[no-untyped-def]
+    elements,
+    blocks,
+    figures,
+    words,
+    tokens,
+    ranges,
+    title,
+    weights,
+    types,
+    kinds,
+    up,
+    known,
+    sums,
+    path_groups,
+    text_groups,
+    tallies,
+    repeats,
+    in_title,
+    scratch,
+    out,
+):
     """Fill the features of the first model, float32[blocks, FEATURES].
 
     `path_groups` and `text_groups` number the blocks of one path and of one text alike.
     """
     count = len(blocks)
+    if count == 0:
+        return
     _elements(elements, words, weights, kinds, up, known)
     _running(blocks, figures, sums)
     for place in range(len(title)):
@@ -309,7 +370,9 @@ def first(elements, blocks, figures, words, tokens, ranges, title, weights, type
             heading[0], heading[1] = figures[number, WIDTH], row[13]
         tag = elements[element, TAG_OF]
         at = _TEXT_FEATURES
-        _place(block, tag, known[element, E_DEPTH], number, count, sums, since, width_since, heading, headline, row[at:])
+        _place(
+            block, tag, known[element, E_DEPTH], number, count, sums, since, width_since, heading, headline, row[at:]
+        )
         since += 1
         width_since += figures[number, WIDTH]
         at += _PLACE_FEATURES
@@ -347,7 +410,9 @@ def second(elements, blocks, figures, sums, up, path_groups, likely, sure, talli
         tally[1] += figures[number, WORDS] + 0.1
     start = 0
     for number in range(count + 1):  # where the section of a block begins and ends
-        if number == count or blocks[number, STATE] & IN_HEADING and number and not blocks[number - 1, STATE] & IN_HEADING:
+        if number == count or (
+            blocks[number, STATE] & IN_HEADING and number and not blocks[number - 1, STATE] & IN_HEADING
+        ):
             for inside in range(start, number):
                 sections[inside, 0], sections[inside, 1] = start, number
             start = number

@@ -8,7 +8,19 @@ import numpy as np
 
 from stages.kernels import inlined, inner, kernel
 from stages.kernels.html_references import reference
-from stages.kernels.html_tree import OP, OP0, OP1, OP_FIRST, OP_LAST, OP_LINK, SIGN, WRITE, FORMULA, FORMULA_AS_IS, WRITE_AS_IS
+from stages.kernels.html_tree import (
+    FORMULA,
+    FORMULA_AS_IS,
+    OP,
+    OP0,
+    OP1,
+    OP_FIRST,
+    OP_LAST,
+    OP_LINK,
+    SIGN,
+    WRITE,
+    WRITE_AS_IS,
+)
 from stages.kernels.text import DIGIT, HAN, HANGUL, KANA, LETTER, SPACE, UPPER, decode
 
 (WIDTH, WORDS, LINKED, ENDS, COMMAS, DIGITS, CAPITALS, LETTERS, LAST_KIND, FIRST_KIND, SIGNS, LINKS, WIDE,
@@ -114,7 +126,7 @@ def _operation(data, op, row, s, tokens, limit, classes, folds, marks, keys, cod
     while place < last:
         byte = data[place]
         second = 0
-        if byte == 38 and (kind == WRITE or kind == FORMULA):
+        if byte == 38 and (kind in (WRITE, FORMULA)):
             code, second, place = reference(data, place, last, keys, codes, windows)
         elif byte < 0x80:
             code = np.int64(byte)
@@ -129,18 +141,27 @@ def _operation(data, op, row, s, tokens, limit, classes, folds, marks, keys, cod
 
 @kernel
 def figures(data, blocks, count, ops, classes, folds, marks, keys, codes, windows, rows, hashes, tokens, ranges, s):  # type: ignore[no-untyped-def]
-    """Fill the figures float32[blocks, 14], a hash of each text int64[blocks], and its hashed words: `tokens` uint32 and
-    their ranges int32[blocks, 2]; how many hashed words there are."""
+    """Fill the figures float32[blocks, 14], a hash of each text int64[blocks], and its hashed words: `tokens` uint32
+    and their ranges int32[blocks, 2]; how many hashed words there are."""
     s[:] = 0
     for number in range(count):
         row = rows[number]
         row[:] = 0
         start = s[COUNT]
-        s[HASH], s[SIZE], s[IN_WORD], s[BEFORE], s[SEEN], s[LAST], s[TEXT_HASH], s[RUN] = 2166136261, 0, 0, 0, 0, 0, 0, 0
+        s[HASH], s[SIZE], s[IN_WORD], s[BEFORE], s[SEEN], s[LAST], s[TEXT_HASH], s[RUN] = (
+            2166136261,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+        )
         for place in range(blocks[number, OP0], blocks[number, OP1]):
             op = ops[place]
             kind = op[OP]
-            if kind == WRITE or kind == WRITE_AS_IS or kind == FORMULA or kind == FORMULA_AS_IS:
+            if kind in (WRITE, WRITE_AS_IS, FORMULA, FORMULA_AS_IS):
                 _operation(data, op, row, s, tokens, start + MOST_TOKENS, classes, folds, marks, keys, codes, windows)
                 row[LINKS] += op[OP_LINK] != 0 and s[RUN] == 0
                 s[RUN] = op[OP_LINK]

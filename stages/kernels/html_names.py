@@ -44,9 +44,14 @@ _NAMES = tuple(dict.fromkeys(f"{_BLOCKS} {_INLINE} {_VOID} marquee applet".split
 TAG: dict[str, int] = {name: number for number, name in enumerate(_NAMES, 1)}
 
 
+def tags(names: str) -> tuple[int, ...]:
+    """The numbers of elements."""
+    return tuple(TAG[name] for name in names.split())
+
+
 def _bits(names: str, bit: int) -> np.ndarray:
     column = np.zeros(len(TAG) + 1, np.int32)
-    column[[TAG[name] for name in names.split()]] = bit
+    column[list(tags(names))] = bit
     return column
 
 
@@ -70,15 +75,13 @@ ATTRIBUTES = ("class", "id", "style", "hidden", "aria-hidden", "role", "itemprop
  SHADOWROOT, ITEMTYPE, PROPERTY, CONTENT) = range(1, 19)  # fmt: skip
 
 DROPPED, FORMULA = 1, 2
-CLASSES = {
-    **dict.fromkeys("""
-        katex-html mathjax mathjax_preview mathjax_display mathjax_chtml mathjax_svg mathjax_mathml mjx-chtml mjx-math
-        mw-editsection material-icons material-icons-outlined material-symbols-outlined material-symbols-rounded
-        headerlink
-    """.split(), DROPPED),
-    **dict.fromkeys("tex math latex mathtex mwe-math-fallback-image-inline mwe-math-fallback-image-display".split(), FORMULA),
-}
-"""What a whole class name says: the text of the element is a rendering or a sign (DROPPED), or an image is a formula."""
+_RENDERINGS = """
+    katex-html mathjax mathjax_preview mathjax_display mathjax_chtml mathjax_svg mathjax_mathml mjx-chtml mjx-math
+    mw-editsection material-icons material-icons-outlined material-symbols-outlined material-symbols-rounded headerlink
+"""
+_FORMULAS = "tex math latex mathtex mwe-math-fallback-image-inline mwe-math-fallback-image-display"
+CLASSES = dict.fromkeys(_RENDERINGS.split(), DROPPED) | dict.fromkeys(_FORMULAS.split(), FORMULA)
+"""What a whole class name says: the text of the element is a rendering or a sign, or an image is a formula."""
 
 
 def word_hash(word: bytes) -> int:

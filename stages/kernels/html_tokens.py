@@ -11,7 +11,7 @@ Known differences from the standard: elements of SVG and MathML are told from ot
 import numpy as np
 
 from stages.kernels import constant, inlined, inner, kernel
-from stages.kernels.html_names import KINDS, RAW, TAG, TAG_KEYS, TAG_VALUES, number_of, step, word_hash
+from stages.kernels.html_names import KINDS, RAW, TAG, TAG_KEYS, TAG_VALUES, number_of, step, tags, word_hash
 
 TEXT, VERBATIM, OPEN, CLOSED, CLOSE = range(5)
 """Kinds of token. VERBATIM: text without character references. CLOSED: a start tag that ends in `/>`."""
@@ -20,10 +20,10 @@ _SCRIPT, _PLAINTEXT, _SVG, _MATH = TAG["script"], TAG["plaintext"], TAG["svg"], 
 _TITLE, _TEXTAREA = TAG["title"], TAG["textarea"]
 _SCRIPT_HASH = word_hash(b"script")
 BREAKS_OUT = np.zeros(256, np.bool_)  # start tags that end SVG and MathML
-BREAKS_OUT[[TAG[name] for name in """
-    b big blockquote body br center code dd div dl dt em embed h1 h2 h3 h4 h5 h6 head hr i img li listing menu meta nobr
-    ol p pre ruby s small span strong strike sub sup table tt u ul var
-""".split()]] = True  # fmt: skip
+BREAKS_OUT[list(tags("""
+    b big blockquote body br center code dd div dl dt em embed h1 h2 h3 h4 h5 h6 head hr i img li listing menu
+    meta nobr ol p pre ruby s small span strong strike sub sup table tt u ul var
+"""))] = True  # fmt: skip
 
 
 def tokens(page: np.ndarray, xml: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +44,7 @@ def _is_letter(byte):  # type: ignore[no-untyped-def]
 
 @inlined
 def _is_space(byte):  # type: ignore[no-untyped-def]
-    return byte == 32 or 9 <= byte <= 13 and byte != 11
+    return byte == 32 or (9 <= byte <= 13 and byte != 11)
 
 
 @inner
@@ -207,7 +207,7 @@ def tokenize(data, xml, tag_keys, tag_values, properties, breaks_out, kinds, ran
             count = _put(kinds, ranges, count, CLOSED if closed else OPEN, tag, at, place - 1)
             if closed and (xml or foreign):
                 continue
-            if (tag == _SVG or tag == _MATH) and not foreign and not closed:
+            if (tag in (_SVG, _MATH)) and not foreign and not closed:
                 foreign = tag
             elif properties[tag] & RAW and not foreign:
                 size = at - start
@@ -215,7 +215,7 @@ def tokenize(data, xml, tag_keys, tag_values, properties, breaks_out, kinds, ran
                 if text < place:
                     count = _put(kinds, ranges, count, _raw_kind(tag), tag, text, place)
                 text = place
-        elif byte == 33 or byte == 63 or closing and start < end:
+        elif byte == 33 or byte == 63 or (closing and start < end):
             if text < place:
                 count = _put(kinds, ranges, count, TEXT, 0, text, place)
             if byte == 33 and (xml or foreign) and _is_cdata(data, place, end):
@@ -237,4 +237,4 @@ def tokenize(data, xml, tag_keys, tag_values, properties, breaks_out, kinds, ran
 
 @inlined
 def _raw_kind(tag):  # type: ignore[no-untyped-def]
-    return TEXT if tag == _TITLE or tag == _TEXTAREA else VERBATIM
+    return TEXT if tag in (_TITLE, _TEXTAREA) else VERBATIM

@@ -13,8 +13,21 @@ import numpy as np
 
 from stages.kernels import html_names as names
 from stages.kernels import inlined, inner, kernel
-from stages.kernels.html_names import BARRIER, BLOCK, CLOSES_P, FIRM, HEADING, RAW, SKIP, SPACED, TABLE_PART, TAG, VOID
-from stages.kernels.html_tokens import CLOSE, CLOSED, OPEN, TEXT, VERBATIM
+from stages.kernels.html_names import (
+    BARRIER,
+    BLOCK,
+    CLOSES_P,
+    FIRM,
+    HEADING,
+    RAW,
+    SKIP,
+    SPACED,
+    TABLE_PART,
+    TAG,
+    VOID,
+    tags,
+)
+from stages.kernels.html_tokens import CLOSE, CLOSED, TEXT, VERBATIM
 
 MOST_NESTED = 512
 """Elements nested deeper are taken as children of the last one, as browsers do."""
@@ -69,19 +82,17 @@ steps taken through the stack."""
 
 S_ELEMENT, S_COUNT, S_ROW, S_CELL, S_FIRM, S_LISTS = range(6)  # columns of the stack
 
-_P, _LI, _DD, _DT, _A, _BR, _HR, _IMG, _TR, _TD, _TH, _TABLE, _SELECT, _OPTION, _OPTGROUP = (
-    TAG[name] for name in "p li dd dt a br hr img tr td th table select option optgroup".split()
+_P, _LI, _DD, _DT, _A, _BR, _HR, _IMG, _TR, _TD, _TH, _TABLE, _SELECT, _OPTION, _OPTGROUP = tags(
+    "p li dd dt a br hr img tr td th table select option optgroup"
 )
-_OL, _UL, _DIV, _ADDRESS, _BODY, _HTML, _HEAD, _BUTTON, _SUP, _SUB, _SCRIPT, _TITLE, _MATH, _ANNOTATION, _MROW = (
-    TAG[name] for name in "ol ul div address body html head button sup sub script title math annotation mrow".split()
+_OL, _UL, _DIV, _ADDRESS, _BODY, _HTML, _HEAD, _BUTTON, _SUP, _SUB, _SCRIPT, _TITLE, _MATH, _ANNOTATION, _MROW = tags(
+    "ol ul div address body html head button sup sub script title math annotation mrow"
 )
-_ANNOTATION_XML, _MFRAC, _MSUP, _MSUB, _MSUBSUP, _MUNDER, _MOVER, _MUNDEROVER, _MSQRT = (
-    TAG[name] for name in "annotation-xml mfrac msup msub msubsup munder mover munderover msqrt".split()
+_ANNOTATION_XML, _MFRAC, _MSUP, _MSUB, _MSUBSUP, _MUNDER, _MOVER, _MUNDEROVER, _MSQRT = tags(
+    "annotation-xml mfrac msup msub msubsup munder mover munderover msqrt"
 )
 _SVG, _FOREIGN_OBJECT, _THEAD, _META = TAG["svg"], TAG["foreignobject"], TAG["thead"], TAG["meta"]
-_RB, _RT, _RP, _RTC, _XMP, _PLAINTEXT, _TEMPLATE, _MENU, _TBODY = (
-    TAG[name] for name in "rb rt rp rtc xmp plaintext template menu tbody".split()
-)
+_RB, _RT, _RP, _RTC, _XMP, _PLAINTEXT, _TEMPLATE, _MENU, _TBODY = tags("rb rt rp rtc xmp plaintext template menu tbody")
 
 
 # -- attributes --------------------------------------------------------------------------------------------------------
@@ -117,7 +128,7 @@ def _words(data, first, last, words, state):  # type: ignore[no-untyped-def]
     for place in range(first, last + 1):
         byte = data[place] if place < last else np.uint8(32)
         letter = 97 <= (byte | 32) <= 122
-        if size and (not letter or small and byte <= 90):
+        if size and (not letter or (small and byte <= 90)):
             if state[WORDS] < limit and size > 1:
                 words[state[WORDS]] = hashed
                 state[WORDS] += 1
@@ -162,7 +173,9 @@ def _has(data, first, last, a, b, c, d):  # type: ignore[no-untyped-def]
         byte = data[place] | 32
         if byte == 32:
             continue
-        got = got + 1 if byte == (a if got == 0 else b if got == 1 else c if got == 2 else d) else (1 if byte == a else 0)
+        got = (
+            got + 1 if byte == (a if got == 0 else b if got == 1 else c if got == 2 else d) else (1 if byte == a else 0)
+        )
         if got == 4:
             return True
     return False
@@ -180,7 +193,7 @@ def _style(data, first, last):  # type: ignore[no-untyped-def]
 
 @inner
 def _read_attributes(data, first, last, state, words, t):  # type: ignore[no-untyped-def]
-    """Read the attributes of one tag into the A_ slots of the state and the hashed words; the hash of its first class.
+    """Read the attributes of one tag into the A_ slots of the state and the hashed words; a hash of the first class.
 
     `t` holds the tables of names: attributes, classes, roles.
     """
@@ -341,7 +354,7 @@ def _pop_to(level, state, elements, blocks, ops, stack, opened, kinds):  # type:
         if kind & BLOCK:
             _boundary(GAP if kind & SPACED else LINE, state, blocks)
             state[NEXT_MARK] = 0 if tag == _LI else state[NEXT_MARK]
-        elif (tag == _SUP or tag == _SUB) and state[OPEN_BLOCK] >= 0:
+        elif (tag in (_SUP, _SUB)) and state[OPEN_BLOCK] >= 0:
             _op(LEVEL_AGAIN, 0, 0, state, ops)
         elif tag == _MATH:
             _end_math(state, elements, blocks, ops, stack)
@@ -395,7 +408,7 @@ def _level_in_table(tag, other, state, elements, stack, opened):  # type: ignore
     while level > 0 and _tag(level, elements, stack) != _TABLE and _tag(level, elements, stack) != _TEMPLATE:
         state[STEPS] += 1
         here = _tag(level, elements, stack)
-        if here == tag or here == other:
+        if here in (tag, other):
             found = level
         level -= 1
     return found if level > 0 else 0
@@ -410,7 +423,7 @@ def _level_of_item(tag, other, state, elements, stack, opened, kinds):  # type: 
     while level > 0:
         state[STEPS] += 1
         here = _tag(level, elements, stack)
-        if here == tag or here == other:
+        if here in (tag, other):
             return level
         if kinds[here] & FIRM and here != _DIV and here != _P and here != _ADDRESS:
             return 0
@@ -430,9 +443,9 @@ def _implied_ends(tag, state, elements, blocks, ops, stack, opened, kinds):  # t
             _pop_to(level, state, elements, blocks, ops, stack, opened, kinds)
     if tag == _LI:
         level = _level_of_item(_LI, _LI, state, elements, stack, opened, kinds)
-    elif tag == _DD or tag == _DT:
+    elif tag in (_DD, _DT):
         level = _level_of_item(_DD, _DT, state, elements, stack, opened, kinds)
-    elif tag == _TD or tag == _TH:
+    elif tag in (_TD, _TH):
         level = _level_in_table(_TD, _TH, state, elements, stack, opened)
     elif kind & TABLE_PART:
         level = _level_in_table(_TD, _TH, state, elements, stack, opened)
@@ -445,11 +458,7 @@ def _implied_ends(tag, state, elements, blocks, ops, stack, opened, kinds):  # t
         level = state[TOP]
     elif tag == _BUTTON:
         level = _level_of(_BUTTON, state, elements, stack, opened, kinds)
-    elif (tag == _RT or tag == _RP or tag == _RB or tag == _RTC) and (
-        firm == _RT or firm == _RP or firm == _RB or firm == _RTC
-    ):
-        level = state[TOP]
-    elif tag == _OPTION and firm == _OPTION:
+    elif ((tag in (_RT, _RP, _RB, _RTC)) and (firm in (_RT, _RP, _RB, _RTC))) or (tag == _OPTION and firm == _OPTION):
         level = state[TOP]
     if level:
         _pop_to(level, state, elements, blocks, ops, stack, opened, kinds)
@@ -499,7 +508,7 @@ def _push(tag, path, state, elements, stack, opened, kinds, own):  # type: ignor
 def _list_or_cell(tag, state, stack, rows):  # type: ignore[no-untyped-def]
     """What a list, an item, a row or a cell does to the stack once it lies there."""
     top = state[TOP]
-    if tag == _OL or tag == _UL or tag == _MENU:
+    if tag in (_OL, _UL, _MENU):
         stack[top, S_LISTS] += 1
     elif tag == _LI:
         state[NEXT_MARK] = -1
@@ -512,7 +521,7 @@ def _list_or_cell(tag, state, stack, rows):  # type: ignore[no-untyped-def]
     elif tag == _TR:
         state[ROWS] += 1
         stack[top, S_ROW] = state[ROWS]
-    elif tag == _TD or tag == _TH:
+    elif tag in (_TD, _TH):
         state[CELLS] += 1
         stack[top, S_CELL] = state[CELLS]
     if tag == _OL:
@@ -533,9 +542,9 @@ def _math_child(tag, state, elements, ops, stack):  # type: ignore[no-untyped-de
         return False
     if around == _MFRAC and child == 2:
         _op(SIGN, 47, 0, state, ops)
-    elif (around == _MSUP or around == _MOVER) and child == 2 or (around == _MSUBSUP or around == _MUNDEROVER) and child == 3:
+    elif ((around in (_MSUP, _MOVER)) and child == 2) or ((around in (_MSUBSUP, _MUNDEROVER)) and child == 3):
         _op(SIGN, 94, 0, state, ops)
-    elif (around == _MSUB or around == _MUNDER or around == _MSUBSUP or around == _MUNDEROVER) and child == 2:
+    elif (around in (_MSUB, _MUNDER, _MSUBSUP, _MUNDEROVER)) and child == 2:
         _op(SIGN, 95, 0, state, ops)
     elif around != _MFRAC or tag != _MROW:
         return False
@@ -549,7 +558,7 @@ def _math_child(tag, state, elements, ops, stack):  # type: ignore[no-untyped-de
 def _start_tag(data, tag, first, last, closed, state, elements, blocks, ops, words, stack, opened, rows, kinds, own, t):  # type: ignore[no-untyped-def]
     kind = kinds[tag]
     top_flags = elements[stack[state[TOP], S_ELEMENT], FLAGS]
-    if tag == _HTML or tag == _HEAD or tag == _BODY and opened[_BODY]:
+    if tag in (_HTML, _HEAD) or (tag == _BODY and opened[_BODY]):
         return
     if top_flags & FOREIGN and kind & BLOCK and not opened[_FOREIGN_OBJECT]:  # HTML's own elements end SVG and MathML
         level = max(_level_of_barrier(_SVG, state, elements, stack, opened),
@@ -585,7 +594,7 @@ def _start_tag(data, tag, first, last, closed, state, elements, blocks, ops, wor
     if state[TOP] == before:
         return
     element = stack[state[TOP], S_ELEMENT]
-    if tag == _ANNOTATION or tag == _ANNOTATION_XML:
+    if tag in (_ANNOTATION, _ANNOTATION_XML):
         elements[element, FLAGS] |= IN_TEX if state[A_TEX] & 1 and tag == _ANNOTATION else NO_TEXT
     elif tag == _MATH:
         elements[element, FLAGS] &= ~NO_TEXT
@@ -593,7 +602,7 @@ def _start_tag(data, tag, first, last, closed, state, elements, blocks, ops, wor
         elements[element, FLAGS] |= PAREN
     elif tag == _A:
         _start_link(state)
-    elif (tag == _SUP or tag == _SUB) and state[OPEN_BLOCK] >= 0:
+    elif (tag in (_SUP, _SUB)) and state[OPEN_BLOCK] >= 0:
         _op(RAISE if tag == _SUP else LOWER, 0, 0, state, ops)
     elif kind & (BLOCK | TABLE_PART):
         _list_or_cell(tag, state, stack, rows)
@@ -627,13 +636,13 @@ def _void(tag, state, elements, blocks, ops, stack):  # type: ignore[no-untyped-
 
 @inner
 def _end_tag(data, tag, state, elements, blocks, ops, stack, opened, kinds):  # type: ignore[no-untyped-def]
-    if tag == _BODY or tag == _HTML or tag == _HEAD:
+    if tag in (_BODY, _HTML, _HEAD):
         return
     kind = kinds[tag]
     if tag == _BR:
         _void(tag, state, elements, blocks, ops, stack)
         return
-    if kind & VOID or kind & RAW and tag != _XMP:
+    if kind & VOID or (kind & RAW and tag != _XMP):
         return
     level = 0
     if tag == _A:
@@ -695,10 +704,10 @@ def _drop_permalink(data, state, elements, blocks, ops, stack):  # type: ignore[
         last -= 1
     size, byte = last - first, data[first] if first < last else np.uint8(0)
     if (
-        size == 1 and byte == 35
-        or size == 2 and byte == 0xC2 and (data[first + 1] == 0xB6 or data[first + 1] == 0xA7)
-        or size == 4 and byte == 0xF0 and data[first + 1] == 0x9F and data[first + 2] == 0x94 and data[first + 3] == 0x97
-        or 6 <= size <= 7 and byte == 38 and data[last - 1] == 59
+        (size == 1 and byte == 35)
+        or (size == 2 and byte == 0xC2 and (data[first + 1] == 0xB6 or data[first + 1] == 0xA7))
+        or (size == 4 and byte == 0xF0 and data[first + 2] == 0x94 and data[first + 3] == 0x97)
+        or (6 <= size <= 7 and byte == 38 and data[last - 1] == 59)
     ):  # fmt: skip
         state[OPS] = op
 
@@ -741,7 +750,9 @@ def _raw_text(data, tag, first, last, words, state, elements, blocks, ops, stack
 
 
 @kernel
-def build(data, xml, token_kinds, token_ranges, count, kinds, own, t, state, stack, opened, elements, blocks, ops, words, rows):  # type: ignore[no-untyped-def]
+def build(  # type: ignore[no-untyped-def]
+    data, xml, token_kinds, token_ranges, count, kinds, own, t, state, stack, opened, elements, blocks, ops, words, rows
+):
     """Fill `elements`, `blocks`, `ops`, `words` and `rows`; how many there are stands in `state`."""
     state[:] = 0
     opened[:] = 0
@@ -752,7 +763,7 @@ def build(data, xml, token_kinds, token_ranges, count, kinds, own, t, state, sta
     for token in range(count):
         kind, tag = token_kinds[token, 0], token_kinds[token, 1]
         first, last = token_ranges[token, 0], token_ranges[token, 1]
-        if kind == TEXT or kind == VERBATIM:
+        if kind in (TEXT, VERBATIM):
             if tag and tag != _XMP and tag != _PLAINTEXT:
                 _raw_text(data, tag, first, last, words, state, elements, blocks, ops, stack)
             else:

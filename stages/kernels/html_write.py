@@ -10,10 +10,29 @@ import numpy as np
 from stages.kernels import inlined, inner, kernel
 from stages.kernels.html_references import reference
 from stages.kernels.html_tree import (
-    BREAK, CELL, FORMULA, FORMULA_AS_IS, GAP, LEVEL, LEVEL_AGAIN, LOWER, MARK, NEW_LINE, OP, OP0, OP1, OP_FIRST,
-    OP_LAST, PRE, RAISE, ROW, SIGN, STATE, WRITE,
+    BREAK,
+    CELL,
+    FORMULA,
+    FORMULA_AS_IS,
+    GAP,
+    LEVEL,
+    LEVEL_AGAIN,
+    LOWER,
+    MARK,
+    NEW_LINE,
+    OP,
+    OP0,
+    OP1,
+    OP_FIRST,
+    OP_LAST,
+    PRE,
+    RAISE,
+    ROW,
+    SIGN,
+    STATE,
+    WRITE,
 )  # fmt: skip
-from stages.kernels.text import HAN, KANA, LETTER, DIGIT, decode
+from stages.kernels.text import DIGIT, HAN, KANA, LETTER, decode
 
 AT, PENDING, LAST_CODE, RAISED, START, GAP_CODE = range(6)
 """Slots of the writer: where it writes, white space that waits (1: blank, 2: line break), the last code point, a `^` or
@@ -66,7 +85,11 @@ def _emit(out, code, w, classes):  # type: ignore[no-untyped-def]
     if w[RAISED]:
         before = w[LAST_CODE]
         bound = classes[before] & (LETTER | DIGIT) != 0 or before == 41 or before == 93
-        if bound and w[AT] > w[START] and (classes[code] & (LETTER | DIGIT) != 0 or code == 45 or code == 43 or code == 0x2212):
+        if (
+            bound
+            and w[AT] > w[START]
+            and (classes[code] & (LETTER | DIGIT) != 0 or code == 45 or code == 43 or code == 0x2212)
+        ):
             out[w[AT]] = w[RAISED]
             w[AT] += 1
         w[RAISED] = 0
@@ -157,9 +180,9 @@ def _block(data, block, ops, out, w, classes, keys, codes, windows, opening):  #
     w[START], w[LAST_CODE] = w[AT], 32
     for number in range(block[OP0], block[OP1]):
         kind, first, last = ops[number, OP], ops[number, OP_FIRST], ops[number, OP_LAST]
-        if kind == FORMULA or kind == FORMULA_AS_IS:
+        if kind in (FORMULA, FORMULA_AS_IS):
             _formula(data, first, last, kind, out, w, classes, keys, codes, windows, opening)
-        elif kind == RAISE or kind == LOWER:
+        elif kind in (RAISE, LOWER):
             w[RAISED] = 94 if kind == RAISE else 95
         elif kind == LEVEL_AGAIN:
             w[RAISED] = 0

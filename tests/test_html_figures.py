@@ -1,0 +1,143 @@
+"""Character references, figures of blocks, boosted trees and the cut, each against plain Python."""
+
+import html
+import unicodedata
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.extraction import figures
+from stages.extraction.model import Trees, choose
+from stages.extraction.page import Page, Parser, write
+from stages.kernels import html_figures, trees
+
+PARSER = Parser()
+
+
+def parse(page: str) -> Page:
+    return PARSER.parse(np.frombuffer(page.encode(), np.uint8))
+
+
+def text_of(page: str) -> str:
+    tree = parse(page)
+    return write(tree, np.ones(len(tree.blocks), bool))
+
+
+def test_every_named_reference_is_read_as_python_reads_it() -> None:
+    names = [name for name in html.entities.html5 if html.entities.html5[name].strip() not in ("", "\u200b")]
+    assert len(names) > 2200
+    got = text_of("".join(f"<p>[&{name}]" for name in names)).split("\n\n")
+    assert got == [f"[{html.unescape('&' + name)}]" for name in names]
+
+
+@given(st.text(st.sampled_from("&#xX;ampltgnoi123aAfF 0"), max_size=20))
+@settings(deadline=None, max_examples=300)
+def test_any_reference_is_read_as_python_reads_it(raw: str) -> None:
+    visible = html.unescape(raw)
+    if all(unicodedata.category(char) not in ("Cc", "Co", "Zs", "Cn", "Cs") or char == " " for char in visible):
+        assert text_of(f"<p>.{raw}.") == " ".join(f".{visible}.".split())
+
+
+def figures_of(page: str) -> tuple[Page, figures.Figures]:
+    tree = parse(page)
+    return tree, figures.figures(tree)
+
+
+SAMPLES = [
+    "The cat, 12 dogs.",
+    "我们去北京。",
+    "猫と犬 3 匹",
+    "Ωμέγα ΑΒΓ",
+    "a|b»c",
+    "x: y:",
+    "한국어 말",
+    "& &lt;",
+    "A1 b2-c3!",
+]
+
+
+@given(st.lists(st.sampled_from(SAMPLES), min_size=1, max_size=4), st.booleans())
+@settings(deadline=None)
+def test_figures_are_those_of_plain_python(parts: list[str], linked: bool) -> None:
+    text = " ".join(parts)
+    _, found = figures_of(f"<p><a href=x>{text}</a>" if linked else f"<p>{text}")
+    row = found.rows[0]
+    seen = [char for char in html.unescape(text) if not char.isspace()]
+    wide = [char for char in seen if unicodedata.name(char).startswith(("CJK UNIFIED", "HIRAGANA", "KATAKANA"))]
+    hangul = [char for char in seen if unicodedata.name(char).startswith("HANGUL")]
+    width = len(seen) + 2 * len(wide) + len(hangul)
+    assert row[html_figures.INK] == len(seen)
+    assert row[html_figures.WIDTH] == width
+    assert row[html_figures.LINKED] == (width if linked else 0)
+    assert row[html_figures.DIGITS] == sum(char.isdigit() for char in seen)
+    assert row[html_figures.LETTERS] == sum(char.isalpha() for char in seen)
+    assert row[html_figures.CAPITALS] == sum(char.isupper() for char in seen)
+    assert row[html_figures.WIDE] == len(wide) + len(hangul)
+    assert row[html_figures.ENDS] == sum(char in ".!?。" for char in seen)
+    assert row[html_figures.COMMAS] == seen.count(",")
+
+
+def test_words_are_hashed_without_case_and_alike_wherever_they_stand() -> None:
+    _, found = figures_of("<title>Read more</title><p>READ MORE<p>read <b>mo</b>re!<p>other")
+    tokens = [found.tokens[first:last].tolist() for first, last in found.ranges]
+    assert tokens[0] == tokens[1] == found.title.tolist()
+    assert len(tokens[0]) == 2
+    assert tokens[2][0] not in tokens[0]
+    assert found.hashes[0] != found.hashes[1] != found.hashes[2]
+
+
+def test_a_space_is_no_figure_in_any_script() -> None:
+    for text in ("从北门进公园不收钱", "harbour"):
+        _, plain = figures_of(f"<p>{text}")
+        _, spaced = figures_of("<p>" + " \n ".join(text))
+        for column in (html_figures.WIDTH, html_figures.LETTERS, html_figures.INK):
+            assert plain.rows[0, column] == spaced.rows[0, column]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_trees_are_walked_as_plain_python_walks_them(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    roots, features, limits, lower, upper, leaves = [], [], [], [], [], []
+    for _ in range(3):
+        start = len(features)
+        roots.append(start)
+        for at in range(3):  # a root with two nodes under it, or a leaf in the place of one
+            features.append(int(draw.integers(4)))
+            limits.append(np.float32(draw.normal()))
+            leaves += draw.normal(size=2).astype(np.float32).tolist()
+            below = (-len(leaves) + 1, -len(leaves))
+            lower.append(start + 1 if at == 0 else below[0])
+            upper.append(start + 2 if at == 0 else below[1])
+    model = Trees(
+        np.array(roots, np.int32), np.array(features, np.int16), np.array(limits, np.float32),
+        np.array(lower, np.int32), np.array(upper, np.int32), np.array(leaves, np.float32),
+    )  # fmt: skip
+    rows = draw.normal(size=(5, 4)).astype(np.float32)
+    out = np.zeros(5, np.float32)
+    trees.add_trees(rows, *model, out)
+    for row, total in zip(rows, out, strict=True):
+        expected = 0.0
+        for node in roots:
+            while node >= 0:
+                node = lower[node] if row[features[node]] <= limits[node] else upper[node]
+            expected += leaves[-1 - node]
+        assert total == pytest.approx(expected, abs=1e-5)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0.01, 0.99), st.integers(1, 50)), min_size=1, max_size=8))
+def test_the_cut_has_the_highest_expected_f1(blocks: list[tuple[float, int]]) -> None:
+    _, found = figures_of("".join("<p>" + "w " * size for _, size in blocks))
+    likely = np.array([chance for chance, _ in blocks], np.float32)
+    kept = choose(likely, found)
+    assert kept.any()
+    sizes = found.rows[:, html_figures.WORDS]
+
+    def expected(chosen: np.ndarray) -> float:
+        return float(2 * (likely * sizes)[chosen].sum() / (sizes[chosen].sum() + (likely * sizes).sum()))
+
+    cuts = [expected(likely >= chance) for chance in likely]
+    assert expected(kept) == pytest.approx(max(cuts), rel=1e-3)
