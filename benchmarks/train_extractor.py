@@ -26,14 +26,14 @@ from stages.kernels.html_features import FEATURES
 
 INNER = 2
 """Parts of the training pages: what is learned from one is asked about the other."""
-FIRST_ROUNDS, SECOND_ROUNDS = 90, 150
-ROWS_QUANTILE = 0.6
+FIRST_ROUNDS, SECOND_ROUNDS = 70, 110
+ROWS_QUANTILE = 0.8
 """Blocks lighter than this quantile of the weights are drawn with a probability of their weight."""
 WITHOUT_WORDS = 0.3
 """Share of the pages whose text's words are hidden, so that the trees also learn to judge a language never seen."""
 SETTINGS = {
-    "objective": "cross_entropy", "num_leaves": 31, "learning_rate": 0.1, "min_data_in_leaf": 60, "max_bin": 63,
-    "feature_fraction": 0.5, "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 5.0, "seed": 7, "num_threads": 1,
+    "objective": "cross_entropy", "num_leaves": 31, "learning_rate": 0.12, "min_data_in_leaf": 60, "max_bin": 63,
+    "feature_fraction": 0.35, "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 5.0, "seed": 7, "num_threads": 1,
     "deterministic": True, "force_row_wise": True, "verbosity": -1,
 }  # fmt: skip
 FILES = {"zh_pages": 2.0}

@@ -69,7 +69,10 @@ def test_the_text_of_markup(page: str, text: str) -> None:
     assert text_of(page) == text
 
 
-@pytest.mark.parametrize("mime_mark", ["<?xml version='1.0'?>", "\ufeff <?xml version='1.0'?>"])
+@pytest.mark.parametrize(
+    "mime_mark",
+    ["<?xml version='1.0'?>", "\ufeff <?xml version='1.0'?>", "<html xmlns='http://www.w3.org/1999/xhtml'>"],
+)
 def test_in_xml_an_element_may_close_itself(mime_mark: str) -> None:
     assert text_of(f"{mime_mark}<script src='x'/><title/>a<select/>b<![CDATA[<c>]]>") == "ab<c>"
 

@@ -48,7 +48,7 @@ class Parser:
     def parse(self, data: np.ndarray) -> Page:
         """The tree of a page, UTF-8 in uint8[bytes]."""
         data = constant(data)
-        xml = data[:64].tobytes().lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<?xml")
+        xml = _is_xml(data[:4096].tobytes())
         most = 2 * int(np.count_nonzero(data == 60)) + 2
         kinds = self._array("kinds", most, 2, np.uint8)
         ranges = self._array("ranges", most, 2, np.int32)
@@ -73,6 +73,11 @@ class Parser:
             data, elements[: state[html_tree.ELEMENTS]], blocks[:size], ops[: state[html_tree.OPS]],
             words[: state[html_tree.WORDS]], rows, (int(state[html_tree.TITLE0]), int(state[html_tree.TITLE1])),
         )  # fmt: skip
+
+
+def _is_xml(head: bytes) -> bool:
+    """Whether a page says that it is XHTML: it may come as text/html, where nobody would close a `<div/>` again."""
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<?xml") or b"www.w3.org/1999/xhtml" in head
 
 
 def write(page: Page, kept: np.ndarray) -> str:
