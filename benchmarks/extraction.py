@@ -39,7 +39,7 @@ class Marks(NamedTuple):
 
 def engines(likely: Path | None) -> dict[str, Engine]:
     """The engines that are installed, by name."""
-    found: dict[str, Engine] = {"gristmill": lambda _, page: main_text(page), "resiliparse": _of_stage("resiliparse")}
+    found: dict[str, Engine] = {"gristmill": lambda _, page: main_text(page.encode("utf-8", "replace")), "resiliparse": _of_stage("resiliparse")}
     if likely:
         found["held out"] = _held_out(likely)
     for name, make in (("trafilatura", _of_stage), ("readability-lxml", _readability), ("jusText", _justext)):

@@ -26,13 +26,14 @@ from stages.kernels.html_features import FEATURES
 
 INNER = 2
 """Parts of the training pages: what is learned from one is asked about the other."""
-FIRST_ROUNDS, SECOND_ROUNDS = 70, 110
+FIRST = {"num_iterations": 45, "num_leaves": 16, "max_depth": 6}
+SECOND = {"num_iterations": 90, "num_leaves": 31, "max_depth": 7}
 ROWS_QUANTILE = 0.8
 """Blocks lighter than this quantile of the weights are drawn with a probability of their weight."""
 WITHOUT_WORDS = 0.3
 """Share of the pages whose text's words are hidden, so that the trees also learn to judge a language never seen."""
 SETTINGS = {
-    "objective": "cross_entropy", "num_leaves": 31, "learning_rate": 0.12, "min_data_in_leaf": 60, "max_bin": 63,
+    "objective": "cross_entropy", "learning_rate": 0.15, "min_data_in_leaf": 60, "max_bin": 63,
     "feature_fraction": 0.35, "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 5.0, "seed": 7, "num_threads": 1,
     "deterministic": True, "force_row_wise": True, "verbosity": -1,
 }  # fmt: skip
@@ -82,19 +83,21 @@ def train(pages: list[Labelled]) -> Trained:
     part_of = np.repeat(parts, sizes)
     starts = np.concatenate([[0], np.cumsum(sizes)])
     for part in range(INNER):
-        model = _boost(rows[:, :FEATURES], label, weight, taken & (part_of != part), FIRST_ROUNDS)
+        model = _boost(rows[:, :FEATURES], label, weight, taken & (part_of != part), FIRST)
         for at in np.flatnonzero(np.array(parts) == part):
             own = slice(starts[at], starts[at + 1])
             likely = np.asarray(model.predict(rows[own, :FEATURES]), np.float32)
             figures.second_features(pages[at].page, pages[at].figures, around[at], likely, rows[own])
-    first = _boost(rows[:, :FEATURES], label, weight, taken, FIRST_ROUNDS)
-    second = _boost(rows, label, weight, taken, SECOND_ROUNDS)
+    first = _boost(rows[:, :FEATURES], label, weight, taken, FIRST)
+    second = _boost(rows, label, weight, taken, SECOND)
     return Trained(train_words(pages, weights), train_types(pages), first, second)
 
 
-def _boost(rows: np.ndarray, label: np.ndarray, weight: np.ndarray, taken: np.ndarray, rounds: int) -> lightgbm.Booster:
+def _boost(
+    rows: np.ndarray, label: np.ndarray, weight: np.ndarray, taken: np.ndarray, size: dict[str, int]
+) -> lightgbm.Booster:
     data = lightgbm.Dataset(rows[taken], label[taken], weight=weight[taken], params={"max_bin": SETTINGS["max_bin"]})
-    return lightgbm.train(SETTINGS, data, num_boost_round=rounds)
+    return lightgbm.train(SETTINGS | size, data)
 
 
 def likely(page: Labelled, trained: Trained) -> np.ndarray:
@@ -109,26 +112,25 @@ def likely(page: Labelled, trained: Trained) -> np.ndarray:
 
 def as_arrays(model: lightgbm.Booster) -> Trees:
     """The trees of a model as the kernel reads them."""
-    roots, features, limits, lower, upper, leaves = [], [], [], [], [], []
+    roots, depths, nodes = [], [], []
 
-    def walk(node: dict) -> int:
+    def walk(node: dict) -> tuple[int, int]:
+        """The number of a node, and how deep the tree goes below it."""
+        at = len(nodes)
         if "split_index" not in node:
-            leaves.append(node["leaf_value"])
-            return -len(leaves)
-        at = len(features)
+            nodes.append([0, at, at, int(np.float32(node["leaf_value"]).view(np.int32))])
+            return at, 0
         limit = np.float32(node["threshold"])  # features are float32: the largest one that is not above
-        limits.append(limit if float(limit) <= node["threshold"] else np.nextafter(limit, np.float32(-np.inf)))
-        features.append(node["split_feature"])
-        lower.append(0)
-        upper.append(0)
-        lower[at], upper[at] = walk(node["left_child"]), walk(node["right_child"])
-        return at
+        limit = limit if float(limit) <= node["threshold"] else np.nextafter(limit, np.float32(-np.inf))
+        nodes.append([node["split_feature"], 0, 0, int(limit.view(np.int32))])
+        (nodes[at][1], lower), (nodes[at][2], upper) = walk(node["left_child"]), walk(node["right_child"])
+        return at, 1 + max(lower, upper)
 
     for tree in model.dump_model()["tree_info"]:
-        roots.append(walk(tree["tree_structure"]))
-    kinds = (np.int32, np.int16, np.float32, np.int32, np.int32, np.float32)
-    found = (roots, features, limits, lower, upper, leaves)
-    return Trees(*(np.array(values, kind) for values, kind in zip(found, kinds, strict=True)))
+        root, depth = walk(tree["tree_structure"])
+        roots.append(root)
+        depths.append(depth)
+    return Trees(np.array(roots, np.int32), np.array(depths, np.int32), np.array(nodes, np.int32))
 
 
 def save(trained: Trained, path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.extraction import figures
-from stages.extraction.model import Trees, choose
+from stages.extraction.model import choose
 from stages.extraction.page import Page, Parser, write
 from stages.kernels import html_figures, trees
 
@@ -100,30 +100,30 @@ def test_a_space_is_no_figure_in_any_script() -> None:
 @given(st.integers(0, 2**32 - 1))
 def test_trees_are_walked_as_plain_python_walks_them(seed: int) -> None:
     draw = np.random.default_rng(seed)
-    roots, features, limits, lower, upper, leaves = [], [], [], [], [], []
-    for _ in range(3):
-        start = len(features)
-        roots.append(start)
-        for at in range(3):  # a root with two nodes under it, or a leaf in the place of one
-            features.append(int(draw.integers(4)))
-            limits.append(np.float32(draw.normal()))
-            leaves += draw.normal(size=2).astype(np.float32).tolist()
-            below = (-len(leaves) + 1, -len(leaves))
-            lower.append(start + 1 if at == 0 else below[0])
-            upper.append(start + 2 if at == 0 else below[1])
-    model = Trees(
-        np.array(roots, np.int32), np.array(features, np.int16), np.array(limits, np.float32),
-        np.array(lower, np.int32), np.array(upper, np.int32), np.array(leaves, np.float32),
-    )  # fmt: skip
-    rows = draw.normal(size=(5, 4)).astype(np.float32)
-    out = np.zeros(5, np.float32)
-    trees.add_trees(rows, *model, out)
+    roots, depths, nodes = [], [], []
+
+    def grow(depth: int) -> int:
+        """A random tree of at most this depth; its root."""
+        at = len(nodes)
+        nodes.append([0, at, at, np.float32(draw.normal()).view(np.int32)])
+        if depth and draw.random() < 0.8:
+            nodes[at][0], nodes[at][1], nodes[at][2] = draw.integers(4), grow(depth - 1), grow(depth - 1)
+        return at
+
+    for depth in (0, 3, 5):
+        roots.append(grow(depth))
+        depths.append(depth)
+    table = np.array(nodes, np.int32)
+    limits = table.view(np.float32)
+    rows = draw.normal(size=(70, 4)).astype(np.float32)
+    out = np.zeros(70, np.float32)
+    trees.add_trees(rows, np.array(roots, np.int32), np.array(depths, np.int32), table, limits, out)
     for row, total in zip(rows, out, strict=True):
         expected = 0.0
         for node in roots:
-            while node >= 0:
-                node = lower[node] if row[features[node]] <= limits[node] else upper[node]
-            expected += leaves[-1 - node]
+            while nodes[node][1] != node:
+                node = nodes[node][1] if row[nodes[node][0]] <= limits[node, 3] else nodes[node][2]
+            expected += limits[node, 3]
         assert total == pytest.approx(expected, abs=1e-5)
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.extract import tidy
 from stages.extraction.page import Parser, write
 from stages.kernels import html_tree
 
@@ -38,7 +39,9 @@ def text_of(page: str | bytes) -> str:
         ("<table><tr><th>a<th>b<tr><td>1<td><p>2</table>", "a | b\n1 | 2"),
         ("<table><tr><td>menu<td><p>one<p>two</table>", "menu\n\none\n\ntwo"),
         ("<table><tr><td>x<td><table><tr><td>1<td>2</table></table>", "x\n\n1 | 2"),
-        ("<pre>\n if a:\n\tb &lt; c\r\n</pre>x", " if a:\n\tb < c\n\n\nx"),
+        ("<pre>\n if a:\n\tb &lt; c\r\n</pre>x", " if a:\n\tb < c\n\nx"),
+        ("<ul><li><pre>\n\n\na  \n \n\n\u3000\nb</pre></ul>", "-\n\na\n\nb"),
+        ("<p>a&nbsp;<p>&nbsp;b\u3000", "a\n\n\xa0b"),
         ("<pre>a<br>b<span> </span><b>c</b></pre>", "a\nb c"),
         ("<select><option>a<option>b</select><textarea>c</textarea>d", "d"),
         ("<select><option>a<p>b", "b"),
@@ -97,6 +100,7 @@ def test_nothing_is_invented_and_nothing_is_turned_round(page: str) -> None:
     visible = unescape(re.sub(r"</?[a-z][^>]*>", "", page))
     marks = {"-", "|", "^", "_", "$", "/", "(", ")", ".", *"0123456789"}
     rest = iter(char for char in visible if not char.isspace())
+    assert tidy(text_of(page)) == text_of(page)
     assert all(char in rest for char in text_of(page) if not char.isspace() and char not in marks)
 
 

@@ -21,19 +21,16 @@ PATH = Path(__file__).parent.parent / "data" / "extractor.npz"
 
 
 class Trees(NamedTuple):
-    """Boosted trees; `lower` and `upper` are nodes, or -1 - leaf."""
+    """Boosted trees as `stages.kernels.trees` walks them."""
 
     roots: np.ndarray  # int32[trees]
-    features: np.ndarray  # int16[nodes]
-    limits: np.ndarray  # float32[nodes]
-    lower: np.ndarray  # int32[nodes]
-    upper: np.ndarray  # int32[nodes]
-    leaves: np.ndarray  # float32[leaves]
+    depths: np.ndarray  # int32[trees]
+    nodes: np.ndarray  # int32[nodes, 4]: feature, lower, upper, bits of the limit (float32)
 
     def likely(self, features: np.ndarray) -> np.ndarray:
         """float32[rows]: the probability for each row of float32[rows, features]."""
         out = np.zeros(len(features), np.float32)
-        trees.add_trees(features, *self, out)
+        trees.add_trees(features, self.roots, self.depths, self.nodes, self.nodes.view(np.float32), out)
         return np.asarray(1 / (1 + np.exp(-out)), np.float32)
 
 
@@ -79,8 +76,8 @@ def read(path: Path) -> Model:
     if (
         words.shape != (5, SLOTS)
         or types.shape != (7, TYPE_SLOTS)
-        or first.features.max() >= FEATURES
-        or second.features.max() >= FEATURES + SECOND_FEATURES
+        or first.nodes[:, 0].max() >= FEATURES
+        or second.nodes[:, 0].max() >= FEATURES + SECOND_FEATURES
     ):
         raise ValueError(f"{path} is the model of another version of the extractor")
     return Model(words, types, first, second)

@@ -32,7 +32,7 @@ from stages.kernels.html_tree import (
     STATE,
     WRITE,
 )  # fmt: skip
-from stages.kernels.text import DIGIT, HAN, KANA, LETTER, decode
+from stages.kernels.text import DIGIT, HAN, KANA, LETTER, SPACE, decode
 
 AT, PENDING, LAST_CODE, RAISED, START, GAP_CODE = range(6)
 """Slots of the writer: where it writes, white space that waits (1: blank, 2: line break), the last code point, a `^` or
@@ -98,13 +98,30 @@ def _emit(out, code, w, classes):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _emit_as_is(out, code, w):  # type: ignore[no-untyped-def]
-    """Write one code point of preformatted text; the first line break of all is none."""
+def _trim(out, at, floor, classes, lines):  # type: ignore[no-untyped-def]
+    """The place behind the last character before `at` that is no white space; with `lines`, line breaks go too."""
+    while at > floor:
+        start = at - 1
+        while start > floor and out[start] & 0xC0 == 0x80:
+            start -= 1
+        code, _ = decode(out, start, at)
+        if not classes[code] & SPACE or (code == 10 and not lines):
+            break
+        at = start
+    return at
+
+
+@inner
+def _emit_as_is(out, code, w, classes):  # type: ignore[no-untyped-def]
+    """Write one code point of preformatted text. The first line break of all is none, and no more than one empty line
+    stands in a row."""
     if code == 10:
-        if w[AT] > w[START] or w[GAP_CODE]:
-            out[w[AT]] = 10
-            w[AT] += 1
-        w[GAP_CODE] = 1
+        at = _trim(out, w[AT], 0, classes, False)
+        empty = at == 0 or (at > 1 and out[at - 1] == 10 and out[at - 2] == 10)
+        if (w[AT] > w[START] or w[GAP_CODE]) and not empty:
+            out[at] = 10
+            at += 1
+        w[AT], w[GAP_CODE] = at, 1
         return
     if (code < 32 and code != 9) or 127 <= code < 160 or 0xE000 <= code < 0xF900:
         return
@@ -128,14 +145,14 @@ def _range(data, first, last, references, pre, out, w, classes, keys, codes, win
             decoded, place = decode(data, place, last)
             code = np.int64(decoded)
         if pre:
-            if code == 13:
+            if code == 13 or code == 0x2028 or code == 0x2029:
                 code = 10
                 if place < last and data[place] == 10:
                     place += 1
-            _emit_as_is(out, code, w)
+            _emit_as_is(out, code, w, classes)
             if second:
-                _emit_as_is(out, second, w)
-        elif code == 32 or 9 <= code <= 13:
+                _emit_as_is(out, second, w, classes)
+        elif code == 32 or 9 <= code <= 13 or code == 0x2028 or code == 0x2029:
             w[PENDING] = max(w[PENDING], 2 if code == 10 or code == 13 else 1)
         else:
             _emit(out, code, w, classes)
@@ -189,7 +206,7 @@ def _block(data, block, ops, out, w, classes, keys, codes, windows, opening):  #
         elif kind == SIGN:
             _emit(out, first, w, classes)
         elif kind == NEW_LINE:
-            _emit_as_is(out, 10, w)
+            _emit_as_is(out, 10, w, classes)
         else:
             _range(data, first, last, kind == WRITE, pre, out, w, classes, keys, codes, windows)
 
@@ -260,7 +277,8 @@ def write(data, blocks, count, kept, ops, rows, classes, keys, codes, windows, o
         w[AT] = _before(block, row, cell, strength, rows, out, before)
         start = w[AT]
         _block(data, block, ops, out, w, classes, keys, codes, windows, opening)
-        if w[AT] == start:  # nothing that can be seen
+        w[AT] = _trim(out, w[AT], min(start, w[AT]), classes, True)
+        if w[AT] <= start:  # nothing that can be seen
             w[AT] = before
             continue
         ends[number] = w[AT]
