@@ -39,7 +39,10 @@ class Marks(NamedTuple):
 
 def engines(likely: Path | None) -> dict[str, Engine]:
     """The engines that are installed, by name."""
-    found: dict[str, Engine] = {"gristmill": lambda _, page: main_text(page.encode("utf-8", "replace")), "resiliparse": _of_stage("resiliparse")}
+    found: dict[str, Engine] = {
+        "gristmill": lambda _, page: main_text(page.encode("utf-8", "replace")),
+        "resiliparse": _of_stage("resiliparse"),
+    }
     if likely:
         found["held out"] = _held_out(likely)
     for name, make in (("trafilatura", _of_stage), ("readability-lxml", _readability), ("jusText", _justext)):
@@ -54,7 +57,7 @@ def engines(likely: Path | None) -> dict[str, Engine]:
 
 def _of_stage(name: str) -> Engine:
     def run(_: str, page: str) -> str:
-        return extract.tidy(extract._engine(name)(page))
+        return extract._engine(name)(page.encode("utf-8", "replace"))
 
     return run
 

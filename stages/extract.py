@@ -107,9 +107,9 @@ class Extract(Stage):
 _KEEP = "\0"  # in an outcome: leave the text as it is (an extracted text never holds a NUL)
 
 
-def _extracted(extract: Callable[[str], str], page: bytes) -> _Outcome:
+def _extracted(extract: Callable[[bytes], str], page: bytes) -> _Outcome:
     try:
-        return _Outcome(tidy(extract(page.decode())))
+        return _Outcome(extract(page))
     # Not UTF-8 and TypeError (both engines, on lone surrogates), what resiliparse declares, and what lxml raises.
     except (ValueError, TypeError, HTMLParserException, DOMException, RecursionError):
         return _Outcome(_KEEP, "extract_failed")
@@ -133,10 +133,12 @@ def tidy(text: str) -> str:
 
 
 @functools.cache
-def _engine(name: str) -> Callable[[str], str]:
+def _engine(name: str) -> Callable[[bytes], str]:
+    """What makes the tidy text of a page (UTF-8)."""
     if name == "gristmill":
         return main_text
-    return _trafilatura() if name == "trafilatura" else _resiliparse
+    extract = _trafilatura() if name == "trafilatura" else _resiliparse
+    return lambda page: tidy(extract(page.decode()))
 
 
 _FEW = 0.05  # of the page's characters: with less, the main part was not recognised (best of .05 and .1 on 4,000 pages)

@@ -40,7 +40,7 @@ def text_of(page: str | bytes) -> str:
         ("<table><tr><td>menu<td><p>one<p>two</table>", "menu\n\none\n\ntwo"),
         ("<table><tr><td>x<td><table><tr><td>1<td>2</table></table>", "x\n\n1 | 2"),
         ("<pre>\n if a:\n\tb &lt; c\r\n</pre>x", " if a:\n\tb < c\n\nx"),
-        ("<ul><li><pre>\n\n\na  \n \n\n\u3000\nb</pre></ul>", "-\n\na\n\nb"),
+        ("<p>\u00ad\u200b<p>b<ul><li><pre>\n\n\na  \n \n\n\u3000\nb</pre></ul>", "b\n\n-\n\na\n\nb"),
         ("<p>a&nbsp;<p>&nbsp;b\u3000", "a\n\n\xa0b"),
         ("<pre>a<br>b<span> </span><b>c</b></pre>", "a\nb c"),
         ("<select><option>a<option>b</select><textarea>c</textarea>d", "d"),

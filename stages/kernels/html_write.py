@@ -33,11 +33,14 @@ from stages.kernels.html_tree import (
     WRITE,
 )  # fmt: skip
 from stages.kernels.text import DIGIT, HAN, KANA, LETTER, SPACE, decode
+from stages.kernels.whitespace import BLANK
 
 AT, PENDING, LAST_CODE, RAISED, START, GAP_CODE = range(6)
 """Slots of the writer: where it writes, white space that waits (1: blank, 2: line break), the last code point, a `^` or
 `_` that waits, where the block began, and the code point before the waiting white space."""
 _DEEPEST_INDENT = 8
+IS_BLANK = np.zeros(0x10000, np.bool_)
+IS_BLANK[list(map(ord, BLANK))] = True
 SPARE = 64  # bytes a block may need for what stands before it
 
 
@@ -98,16 +101,32 @@ def _emit(out, code, w, classes):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _trim(out, at, floor, classes, lines):  # type: ignore[no-untyped-def]
-    """The place behind the last character before `at` that is no white space; with `lines`, line breaks go too."""
+def _back_over(out, at, floor, spaces, classes):  # type: ignore[no-untyped-def]
+    """The place behind the last character of the line before `at` that is no white space, or (`spaces` False) that
+    shows."""
     while at > floor:
         start = at - 1
         while start > floor and out[start] & 0xC0 == 0x80:
             start -= 1
         code, _ = decode(out, start, at)
-        if not classes[code] & SPACE or (code == 10 and not lines):
+        if code == 10 or not (classes[code] & SPACE if spaces else code < 0x10000 and IS_BLANK[code]):
             break
         at = start
+    return at
+
+
+@inner
+def _trim(out, at, floor, classes, lines):  # type: ignore[no-untyped-def]
+    """Where a line ends that is written up to `at`: without white space, and nowhere if nothing of it shows. With
+    `lines`, empty lines before it go, too."""
+    while at > floor:
+        empty = _back_over(out, at, floor, False, classes)
+        if empty > floor and out[empty - 1] != 10:
+            return _back_over(out, at, floor, True, classes)
+        at = empty
+        if at == floor or not lines:
+            break
+        at -= 1
     return at
 
 
