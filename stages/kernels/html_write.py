@@ -150,9 +150,26 @@ def _emit_as_is(out, code, w, classes):  # type: ignore[no-untyped-def]
 
 
 @inner
+def _plain(data, place, last, out, w):  # type: ignore[no-untyped-def]
+    """Write visible ASCII as it is, up to the next blank, reference or other character: most of most pages."""
+    at = w[AT]
+    while place < last and 32 < data[place] < 127 and data[place] != 38:
+        out[at] = data[place]
+        at += 1
+        place += 1
+    if at > w[AT]:
+        w[AT], w[LAST_CODE] = at, out[at - 1]
+    return place
+
+
+@inner
 def _range(data, first, last, references, pre, out, w, classes, keys, codes, windows):  # type: ignore[no-untyped-def]
     place = first
     while place < last:
+        if not pre and w[PENDING] == 0 and w[RAISED] == 0:
+            place = _plain(data, place, last, out, w)
+            if place == last:
+                return
         byte = data[place]
         second = 0
         if byte == 38 and references:
