@@ -67,7 +67,7 @@ def _held_out(path: Path) -> Engine:
 
     def run(name: str, page: str) -> str:
         tree = parser.parse(np.frombuffer(page.encode("utf-8", "replace"), np.uint8))
-        return write(tree, choose(said[name], figures.figures(tree)))
+        return write(tree, choose(tree, said[name], figures.figures(tree)))
 
     return run
 

@@ -195,7 +195,7 @@ def main() -> None:
         for page in pages:
             if fold_of(page.domain, asked.folds) == fold:
                 said[page.id] = likely(page, trained)
-                judged.append((page, choose(said[page.id], page.figures)))
+                judged.append((page, choose(page.page, said[page.id], page.figures)))
         print(f"folds up to {fold + 1}, {time.monotonic() - start:.0f} s", flush=True)
         report(judged)
         if asked.likely:

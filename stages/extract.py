@@ -49,7 +49,7 @@ class Extract(Stage):
     adds: ClassVar[dict[str, pa.DataType]] = {"html_bytes": pa.int32()}
 
     engine: Literal["gristmill", "resiliparse", "trafilatura"] = Field(
-        default="resiliparse",
+        default="gristmill",
         description="gristmill: the project's own, best and fastest; resiliparse: fast; trafilatura: slow",
     )
     max_bytes: int = Field(default=5_000_000, ge=1, le=2**31 - 1, description="largest page that is parsed, in bytes")

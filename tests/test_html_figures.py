@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.extraction import figures
-from stages.extraction.model import choose
+from stages.extraction.model import choose, cut
 from stages.extraction.page import Page, Parser, write
 from stages.kernels import html_figures, trees
 
@@ -132,7 +132,7 @@ def test_trees_are_walked_as_plain_python_walks_them(seed: int) -> None:
 def test_the_cut_has_the_highest_expected_f1(blocks: list[tuple[float, int]]) -> None:
     _, found = figures_of("".join("<p>" + "w " * size for _, size in blocks))
     likely = np.array([chance for chance, _ in blocks], np.float32)
-    kept = choose(likely, found)
+    kept = cut(likely, found)
     assert kept.any()
     sizes = found.rows[:, html_figures.WORDS]
 
@@ -141,3 +141,19 @@ def test_the_cut_has_the_highest_expected_f1(blocks: list[tuple[float, int]]) ->
 
     cuts = [expected(likely >= chance) for chance in likely]
     assert expected(kept) == pytest.approx(max(cuts), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("page", "likely", "kept"),
+    [
+        ("<p>a<p>b<p>c", [0.9, 0.01, 0.9], [True, True, True]),
+        ("<p>a<p>b<p>c<p>d<p>e", [0.9, 0.01, 0.01, 0.01, 0.9], [True, False, False, False, True]),
+        ("<p>a<div>b</div><p>c", [0.9, 0.01, 0.9], [True, False, True]),
+        ("<p>a<p><a href=x>b</a><p>c", [0.9, 0.01, 0.9], [True, False, True]),
+        ("<p>a<p>b", [0.9, 0.01], [True, False]),
+        ("<ul><li>a</ul><ul><li>b</ul><ul><li>c</ul>", [0.9, 0.01, 0.9], [True, False, True]),
+    ],
+)
+def test_what_two_kept_blocks_enclose_is_kept(page: str, likely: list[float], kept: list[bool]) -> None:
+    tree, found = figures_of(page)
+    assert choose(tree, np.array(likely, np.float32), found).tolist() == kept

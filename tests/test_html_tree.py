@@ -49,7 +49,7 @@ def text_of(page: str | bytes) -> str:
         ("<p>a<span style='display: none'>no</span><i hidden>no</i>b", "ab"),
         ("<p>a<svg><title>no</title><text>no</text></svg>b", "ab"),
         ("<svg><path><p>a", "a"),
-        ("<p>10<sup>6</sup> CO<sub>2</sub> 1<sup>*</sup> a <sup>b</sup>", "10^6 CO_2 1* a b"),
+        ("<p>10<sup>6</sup> CO<sub>2</sub> 1<sup>*</sup> a <sup>b</sup> 1<sup>st</sup>", "10^6 CO_2 1* a b 1st"),
         ("<ruby>漢<rp>(</rp><rt>かん</rt><rp>)</rp>字<rt>じ</ruby>だ", "漢字だ"),
         ("<ruby><rb>漢<rt>かん</ruby>字", "漢字"),
         ("<p>中文\n  换行 和 空格\nab", "中文换行 和 空格 ab"),

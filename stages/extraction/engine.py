@@ -21,4 +21,4 @@ def main_text(page: bytes) -> str:
     if len(tree.blocks) == 0:
         return ""
     likely, found = model.shipped().likely(tree)
-    return write(tree, model.choose(likely, found))
+    return write(tree, model.choose(tree, likely, found))

@@ -13,7 +13,7 @@ import numpy as np
 
 from stages.extraction import figures
 from stages.extraction.page import Page
-from stages.kernels import constant, trees
+from stages.kernels import constant, html_features, trees
 from stages.kernels.html_features import FEATURES, SECOND_FEATURES, SLOTS, TYPE_SLOTS
 from stages.kernels.html_figures import INK, WORDS
 
@@ -48,8 +48,15 @@ class Model(NamedTuple):
         return self.second.likely(features), found
 
 
-def choose(likely: np.ndarray, found: figures.Figures) -> np.ndarray:
-    """bool[blocks]: the blocks with which the expected F1 of the words is highest."""
+def choose(page: Page, likely: np.ndarray, found: figures.Figures) -> np.ndarray:
+    """bool[blocks]: the blocks with which the expected F1 of the words is highest, and what they enclose."""
+    kept = cut(likely, found)
+    html_features.bridge(page.elements, page.blocks, found.rows, kept)
+    return kept
+
+
+def cut(likely: np.ndarray, found: figures.Figures) -> np.ndarray:
+    """bool[blocks]: the likeliest blocks, as many as make the expected F1 of the words highest."""
     words = found.rows[:, WORDS].astype(np.float64) + 0.01 * (found.rows[:, INK] > 0)
     order = np.argsort(-likely, kind="stable")
     expected = np.cumsum(likely[order] * words[order])

@@ -446,3 +446,34 @@ def second(elements, blocks, figures, sums, up, path_groups, likely, sure, talli
             row[column + 1] = _mean(max(0, number - reach), number, sure, sums)
             row[column + 2] = _mean(min(count, number + 1), min(count, number + reach + 1), sure, sums)
             column += 3
+
+
+MOST_BRIDGED = 2
+MOST_LINKED = 0.7
+
+
+@kernel
+def bridge(elements, blocks, figures, kept):  # type: ignore[no-untyped-def]
+    """Keep what stands between two kept blocks and is like them: one or two blocks in elements of the same kind in the
+    same parent, not all links. A short paragraph of an article is part of it, whatever it looks like by itself."""
+    last, waiting = -1, 0
+    for number in range(len(blocks)):
+        if figures[number, INK] == 0:
+            continue
+        here = blocks[number, ELEMENT]
+        if not kept[number]:
+            waiting += 1
+            continue
+        if last >= 0 and 0 < waiting <= MOST_BRIDGED and _alike(elements, blocks[last, ELEMENT], here):
+            for between in range(last + 1, number):
+                inside = blocks[between, ELEMENT]
+                prose = figures[between, LINKED] <= MOST_LINKED * figures[between, WIDTH]
+                if prose and figures[between, INK] and _alike(elements, inside, here):
+                    kept[between] = True
+        last, waiting = number, 0
+
+
+@inner
+def _alike(elements, one, other):  # type: ignore[no-untyped-def]
+    same_tag = elements[one, TAG_OF] == elements[other, TAG_OF]
+    return same_tag and elements[one, PARENT] == elements[other, PARENT]

@@ -227,6 +227,15 @@ def _formula(data, first, last, kind, out, w, classes, keys, codes, windows, ope
 
 
 @inner
+def _is_word(data, ops, number, last):  # type: ignore[no-untyped-def]
+    """Whether what is raised begins with two letters: 1st and Mme are no powers."""
+    if number >= last or ops[number, OP] != WRITE:
+        return False
+    place, end = ops[number, OP_FIRST], ops[number, OP_LAST]
+    return place + 1 < end and 97 <= data[place] | 32 <= 122 and 97 <= data[place + 1] | 32 <= 122
+
+
+@inner
 def _block(data, block, ops, out, w, classes, keys, codes, windows, opening):  # type: ignore[no-untyped-def]
     pre = block[STATE] & PRE != 0
     w[PENDING] = w[RAISED] = w[GAP_CODE] = 0
@@ -236,7 +245,8 @@ def _block(data, block, ops, out, w, classes, keys, codes, windows, opening):  #
         if kind in (FORMULA, FORMULA_AS_IS):
             _formula(data, first, last, kind, out, w, classes, keys, codes, windows, opening)
         elif kind in (RAISE, LOWER):
-            w[RAISED] = 94 if kind == RAISE else 95
+            mark = np.int64(94) if kind == RAISE else np.int64(95)
+            w[RAISED] = 0 if _is_word(data, ops, number + 1, block[OP1]) else mark
         elif kind == LEVEL_AGAIN:
             w[RAISED] = 0
         elif kind == SIGN:
