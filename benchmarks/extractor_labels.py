@@ -102,7 +102,7 @@ def _labelled(file: str, raw: dict[str, Any], html: str, parser: Parser) -> Labe
     page = parser.parse(np.frombuffer(html.encode("utf-8", "replace"), np.uint8))
     found = figures(page)
     text, ends = write_parts(page, np.ones(len(page.blocks), bool))
-    texts = [text[first:last].decode() for first, last in zip([0, *ends[:-1]], ends, strict=True)]
+    texts = [text[first:last].decode() for first, last in zip([0, *ends[:-1]], ends, strict=False)]
     words = [split(one) for one in texts]
     gold = None if raw["gold"] is None else split(raw["gold"])
     must, must_not = raw.get("must") or [], raw.get("must_not") or []
@@ -133,7 +133,7 @@ def _aligned(words: list[list[str]], gold: list[str]) -> np.ndarray:
     elif len(of_page) and len(of_gold):
         _align(of_page, of_gold, hit)
     before = np.concatenate([[0], np.cumsum(hit)])
-    sizes = np.array([len(block) for block in words])
+    sizes = np.array([len(block) for block in words], np.int64)
     ends = np.cumsum(sizes, dtype=np.int64)
     return np.asarray((before[ends] - before[ends - sizes]) / np.maximum(sizes, 1), np.float32)
 

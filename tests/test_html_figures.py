@@ -157,3 +157,18 @@ def test_the_cut_has_the_highest_expected_f1(blocks: list[tuple[float, int]]) ->
 def test_what_two_kept_blocks_enclose_is_kept(page: str, likely: list[float], kept: list[bool]) -> None:
     tree, found = figures_of(page)
     assert choose(tree, np.array(likely, np.float32), found).tolist() == kept
+
+
+@pytest.mark.parametrize(
+    ("page", "likely", "kept"),
+    [
+        ("<h1>a</h1><p>b<p>c", [0.01, 0.01, 0.9], [True, False, True]),
+        ("<h1>a</h1><p>b<p>c<p>d<p>e", [0.01, 0.01, 0.01, 0.01, 0.9], [False, False, False, False, True]),
+        ("<h1>a</h1><p>b<h1>c</h1>", [0.01, 0.9, 0.9], [False, True, True]),
+        ("<h2>a</h2><p>b", [0.01, 0.9], [False, True]),
+        ("<p>b<h1>a</h1>", [0.9, 0.01], [True, False]),
+    ],
+)
+def test_the_headline_is_kept(page: str, likely: list[float], kept: list[bool]) -> None:
+    tree, found = figures_of(page)
+    assert choose(tree, np.array(likely, np.float32), found).tolist() == kept

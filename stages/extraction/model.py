@@ -49,9 +49,10 @@ class Model(NamedTuple):
 
 
 def choose(page: Page, likely: np.ndarray, found: figures.Figures) -> np.ndarray:
-    """bool[blocks]: the blocks with which the expected F1 of the words is highest, and what they enclose."""
+    """bool[blocks]: the blocks with which the expected F1 of the words is highest, what they enclose, the headline."""
     kept = cut(likely, found)
     html_features.bridge(page.elements, page.blocks, found.rows, kept)
+    html_features.headline(page.elements, page.blocks, found.rows, kept)
     return kept
 
 

@@ -477,3 +477,26 @@ def bridge(elements, blocks, figures, kept):  # type: ignore[no-untyped-def]
 def _alike(elements, one, other):  # type: ignore[no-untyped-def]
     same_tag = elements[one, TAG_OF] == elements[other, TAG_OF]
     return same_tag and elements[one, PARENT] == elements[other, PARENT]
+
+
+MOST_BEFORE = 3
+
+
+@kernel
+def headline(elements, blocks, figures, kept):  # type: ignore[no-untyped-def]
+    """Keep the <h1> at most three blocks before the text, unless another one is kept. What has been learned from leaves
+    it out as often as not; a text says more with its headline."""
+    start = 0
+    while start < len(blocks) and not kept[start]:
+        start += 1
+    for number in range(start, len(blocks)):
+        if kept[number] and elements[blocks[number, ELEMENT], TAG_OF] == _H1:
+            return
+    number, passed = start - 1, 0
+    while number >= 0 and start < len(blocks) and passed < MOST_BEFORE:
+        if figures[number, INK]:
+            passed += 1
+            if elements[blocks[number, ELEMENT], TAG_OF] == _H1:
+                kept[number] = True
+                return
+        number -= 1
