@@ -1,7 +1,8 @@
 """Take the main text out of HTML pages; plain text passes through as it is.
 
-A parser can be made to work for minutes by a page of a few hundred kilobytes (20,000 nested `<div>` cost resiliparse
-9 seconds, a tag of 100,000 attributes hangs every parser), so three cheap guards come before it.
+The project's own engine takes time in proportion to the size of a page. The parsers of others can be made to work for
+minutes by a page of a few hundred kilobytes (20,000 nested `<div>` cost resiliparse 9 seconds, a tag of 100,000
+attributes hangs every one), so guards come before them.
 """
 
 import functools
@@ -9,6 +10,7 @@ import html
 import importlib.util
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ from resiliparse.parse.html import DOMException, HTMLParserException, HTMLTree
 from pipeline import schema
 from pipeline.stage import Stage
 from stages.extraction.engine import main_text
+from stages.extraction.model import PATH as MODEL
 from stages.kernels import markup
 from stages.kernels.whitespace import BLANK, LINE_ENDS
 
@@ -35,14 +38,15 @@ class _Outcome(NamedTuple):
 class Extract(Stage):
     """Replace the markup of `text/html` documents by their main text.
 
-    The text has no trailing spaces, no more than one empty line in a row and no NUL. With the engine resiliparse a
-    page whose main part has less than 5 % of its text gives its whole text, `10<sup>6</sup>` becomes 10⁶, and readings
+    The text has no trailing spaces, no more than one empty line in a row and no NUL. The engine gristmill keeps lists,
+    rows of tables, code, formulas as `$TeX$`, and writes 10^6 (docs/extraction.md). With the engine resiliparse a page
+    whose main part has less than 5 % of its text gives its whole text, `10<sup>6</sup>` becomes 10⁶, and readings
     of ruby are left out. `mime` keeps saying what was collected; the column `html_bytes` is the size of the markup
     (UTF-8), null for a document that had none.
 
-    Reasons: `too_large` (bytes), `too_deep` (nesting of block elements), `too_many_attributes` (on one tag), each with
-    value and limit and with the markup left in `text`; `extract_failed`, the parser refused it; `empty`, nothing but
-    white space came out, or had been there.
+    Reasons: `too_large` (bytes), and of other engines `too_deep` (nesting of block elements) and `too_many_attributes`
+    (on one tag), each with value and limit and with the markup left in `text`; `extract_failed`, the parser refused it;
+    `empty`, nothing but white space came out, or had been there.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("text", "mime")
@@ -53,14 +57,17 @@ class Extract(Stage):
         description="gristmill: the project's own, best and fastest; resiliparse: fast; trafilatura: slow",
     )
     max_bytes: int = Field(default=5_000_000, ge=1, le=2**31 - 1, description="largest page that is parsed, in bytes")
-    max_depth: int = Field(default=256, ge=1, description="deepest nesting of block elements that is parsed")
-    max_attributes: int = Field(default=256, ge=1, description="most attributes on one tag")
+    max_depth: int = Field(default=256, ge=1, description="deepest nesting of block elements (other engines)")
+    max_attributes: int = Field(default=256, ge=1, description="most attributes on one tag (other engines)")
 
     @model_validator(mode="after")
     def _installed(self) -> "Extract":
         if self.engine == "trafilatura" and importlib.util.find_spec("trafilatura") is None:
             raise ValueError("engine trafilatura is not installed: pip install gristmill[trafilatura]")
         return self
+
+    def files(self) -> list[Path]:
+        return [MODEL] if self.engine == "gristmill" else []
 
     def apply(self, docs: pa.Table) -> pa.Table:
         pages = pc.fill_null(pc.starts_with(docs["mime"], "text/html"), False).to_numpy().astype(bool)
