@@ -75,7 +75,7 @@ def test_navigation_goes_and_paragraphs_stay_in_every_language_of_the_handbook()
     foreword = out["text"][list(pages).index("http://handbook.example/en-US/foreword.html")].as_py()
     assert foreword.startswith("Foreword\n\nLinux has been garnering strength")
     assert "1.\xa0Why This Book?\n\n" in foreword
-    assert "\n\nLinux has gathered" in foreword
+    assert "\nLinux has gathered a fair amount" in foreword
 
 
 ENGINES = pytest.mark.parametrize("engine", ["gristmill", "resiliparse"])
