@@ -207,7 +207,7 @@ def test_the_command_line_answers(shop: Workshop) -> None:
     assert "187" not in shop.run("status", "tiny")
     assert "272 ledger rows, each id once" in shop.run("verify", "tiny")
     said = shop.run("explain", "tiny", "http://instguide.example/amd64/en/ch02s01.html")
-    assert "left at dedup: duplicate_near (0.824" in said or "stands for" in said
+    assert "left at dedup: duplicate_near (0.821" in said or "stands for" in said
     assert "stands for" in shop.run("explain", "tiny", "http://udhr.example/cmn_hant.html")
     assert "left at collect: http_status (404, limit 200)" in shop.run(
         "explain", "tiny", "http://noise.example/missing.html"
