@@ -308,6 +308,9 @@ class _Silent:
     def end(self) -> None: ...
 
 
+FIRST: dict[str, list[Any]] = {"reading": []}
+"""What every run needs beside its stages: the kernels of the source itself, compiled before those of the others."""
+
 FAMILIES: dict[str, list[Any]] = {
     "text": ["extract", "language", "pii", "quality"],
     "corpus": ["dedup", {"lines": {"max_documents": 1}}, {"tokens": {"train": {"vocab_size": 300}}}, "shards"],
@@ -328,19 +331,22 @@ def warm_once(stages: Iterable[str]) -> None:
     """Compile the kernels of these stages here, unless that was done: or else every worker of the first run would do it
     for itself."""
     cache = os.environ.get("NUMBA_CACHE_DIR")  # set by the kernels when the configuration imported them
-    wanted = [*FAMILIES, *(LATER if set(SCORES) & set(stages) else ())]
+    wanted = [*FIRST, *FAMILIES, *(LATER if set(SCORES) & set(stages) else ())]
     missing = [family for family in wanted if cache and not _flag(cache, family).exists()]
     if missing:
         print("compiling kernels, once")
         warmup(missing)
 
 
-def warmup(families: Collection[str] = (*FAMILIES, *LATER)) -> float:
+def warmup(families: Collection[str] = (*FIRST, *FAMILIES, *LATER)) -> float:
     """Compile and cache every kernel, each family in a process of its own, as many at once as there are cores.
 
     Returns the seconds it took. Raises `NotCompiled`.
     """
     started = time.monotonic()
+    for family in families:
+        if family in FIRST:
+            compile_apart(family)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(min(cores, len(FAMILIES))) as threads:
         list(threads.map(compile_apart, [family for family in families if family in FAMILIES]))
@@ -365,7 +371,7 @@ def compile_apart(family: str) -> None:
 
 
 def _named(family: str) -> str:
-    stages = {**FAMILIES, **LATER}[family]
+    stages = {**FIRST, **FAMILIES, **LATER}[family]
     return ", ".join(stage if isinstance(stage, str) else next(iter(stage)) for stage in stages)
 
 
@@ -375,10 +381,11 @@ def compile_family(family: str) -> None:
     with tempfile.TemporaryDirectory(prefix="gristmill-warmup-") as name:
         folder = Path(name)
         lines = [json.dumps({"text": text + str(i)}, ensure_ascii=False) for i in range(4) for text in WARMUP]
+        lines.append(json.dumps({"text": WARMUP[0].replace(" ", "\r\n \r\n", 1)}))  # lines that are made regular
         (folder / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
         (folder / "in.html").write_text(f"<html><body><p>{WARMUP[0]}</p></body></html>", encoding="utf-8")
         paths = [str(folder / "in.jsonl"), str(folder / "in.html")]
-        stages = [{"collect": {"paths": paths}}, *{**FAMILIES, **LATER}[family]]
+        stages = [{"collect": {"paths": paths}}, *{**FIRST, **FAMILIES, **LATER}[family]]
         recipe = configs.check({"name": "warmup", "stages": stages}, "warmup")
         told = run(plans.make(recipe), folder / "run", Inline(), _Silent())
         if told["failed"]:

@@ -138,7 +138,7 @@ HOMES = {
     "fastwarc": {"stages.readers.http"},  # brotli
     "fasttext": {"stages.learning.classifier"},  # trains; the kernel reads, and is judged by it in tests
     "pycld2": {"stages.language"},
-    "orjson": {"stages.readers.jsonstream", "stages.readers.records", "stages.readers.rows"},
+    "orjson": {"stages.readers.records", "stages.readers.rows"},
     "zstandard": {"stages.readers.compression"},
     "lz4": {"stages.readers.compression"},
     "isal": {"stages.readers.compression"},

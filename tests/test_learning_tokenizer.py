@@ -372,7 +372,8 @@ def test_a_run_is_its_last_group_with_text(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": ["a"], "input_ids": [[1]]}), tmp_path / "2-lines-bbbbbb/part-00001.parquet")
     (tmp_path / "3-shards-cccccc").mkdir()
     folders = [{"folder": name} for name in ("1-dedup-aaaaaa", "2-lines-bbbbbb", "3-shards-cccccc")]
-    (tmp_path / "report.json").write_text(json.dumps({"groups": folders}))
+    (tmp_path / "plan.json").write_text("{}")
+    (tmp_path / "report.json").write_text(json.dumps({"state": "done", "funnel": [], "groups": folders}))
     assert corpora.files([tmp_path]) == [kept]
     assert corpora.files([tmp_path / "2-lines-bbbbbb"]) == [kept]
     assert sum(len(batch.texts) for batch in balance.documents(Asked((tmp_path,)))) == 40
