@@ -1,6 +1,7 @@
 """Whether every machine of a cluster sees what this one sees: the run directory, the input, this program."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ def check(plan: Plan, folder: Path, engine: Engine) -> None:
     Raises `NoCluster`, naming the machine and the path. `folder` is the run directory, whose lock this process holds:
     the content of the lock file tells it from any other.
     """
-    paths = list(dict.fromkeys(piece.path for split in plan.splits for piece in split.pieces))
+    paths = list(dict.fromkeys(os.path.abspath(piece.path) for split in plan.splits for piece in split.pieces))
     step = max(1, len(paths) // _INPUTS)
     marker = str(folder / ".lock")
     ours = look([marker, *paths[::step]])
