@@ -100,9 +100,7 @@ def learning(name: str) -> Any:
     return typer.main.get_command(one)
 
 
-app = typer.Typer(
-    cls=Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__
-)
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 Recipe = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="STAGE.KEY=VALUE", help="Override a setting.")]
