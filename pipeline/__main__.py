@@ -144,7 +144,10 @@ def run(
     out: Out = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where the run raises an alarm.")] = False,
 ) -> None:
-    """Run a pipeline; run it again to continue one, or to take in what is new if it is incremental."""
+    """Run a pipeline; run it again to continue one, or to take in what is new if it is incremental.
+
+    For example: `run configs/tiny.yaml --workers 2 --set max_failed_fraction=0.01 --out runs/try`
+    """
     config = _configured(recipe, settings, own, workers)
     folder = out or Path("runs") / config.name
     try:
@@ -235,7 +238,10 @@ def _conclude(told: dict[str, Any], folder: Path, *, debug: bool, strict: bool) 
 
 @app.command()
 def plan(recipe: Recipe = DEFAULT, settings: Settings = None, own: Own = None, out: Out = None) -> None:
-    """Show the groups a configuration comes to, and what of them is done already."""
+    """Show the groups a configuration comes to, and what of them is done already.
+
+    For example: `plan configs/tiny.yaml --out runs/try`
+    """
     config = _configured(recipe, settings, own)
     folder = out or Path("runs") / config.name
     planned: plans.Plan | None
@@ -264,7 +270,10 @@ def status(
     run_: RunArg,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show how far a run is."""
+    """Show how far a run is.
+
+    For example: `status tiny --json`
+    """
     folder = reading.run_folder(run_)
     if as_json:
         print(json.dumps(browse.status(folder), indent=1, ensure_ascii=False))
@@ -287,7 +296,10 @@ def show(
     rejected: Annotated[str | None, typer.Option(help="Documents dropped for this reason.")] = None,
     count: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 5,
 ) -> None:
-    """Read some documents of a run: survivors, or those dropped for a reason."""
+    """Read some documents of a run: survivors, or those dropped for a reason.
+
+    For example: `show tiny --rejected duplicate_near -n 3`
+    """
     rows = browse.documents(reading.run_folder(run_), stage, rejected, count)
     for row in rows:
         console.document(row, row.get("text") or "", browse.figures(row))
@@ -295,7 +307,10 @@ def show(
 
 @app.command()
 def explain(run_: RunArg, document: Annotated[str, typer.Argument(help="Its id, url, or own identifier.")]) -> None:
-    """Tell the whole story of one document."""
+    """Tell the whole story of one document.
+
+    For example: `explain tiny http://noise.example/missing.html`
+    """
     folder = reading.run_folder(run_)
     for story in browse.stories(folder, document):
         console.document(story.row, story.text, browse.figures(story.row), width=400)
@@ -311,7 +326,10 @@ def verify(
         str, typer.Argument(metavar="RUN", help="A run directory, the name of one under runs/, or a corpus folder.")
     ],
 ) -> None:
-    """Check a finished run or a corpus: sizes, checksums, counts, token ids, and of a run its ledger."""
+    """Check a finished run or a corpus: sizes, checksums, counts, token ids, and of a run its ledger.
+
+    For example: `verify runs/tiny`
+    """
     folder = browse.run_or_corpus(run_)
     wrong, said = browse.verify(folder)
     for line in said:
@@ -325,7 +343,10 @@ def verify(
 
 @app.command()
 def report(run_: RunArg) -> None:
-    """Write the page of a run anew and tell where it is: `report.html` in its directory."""
+    """Write the page of a run anew and tell where it is: `report.html` in its directory.
+
+    For example: `report tiny`
+    """
     for written in page.write(reading.run_folder(run_)):
         print(written)
 
@@ -335,7 +356,10 @@ def clean(
     run_: RunArg,
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
 ) -> None:
-    """Remove the groups of earlier configurations. They are kept so that going back to one costs nothing."""
+    """Remove the groups of earlier configurations. They are kept so that going back to one costs nothing.
+
+    For example: `clean tiny --yes`
+    """
     folder = reading.run_folder(run_)
     with storage.lock(folder):
         unused = browse.unused(folder)
@@ -354,7 +378,10 @@ def clean(
 
 @app.command()
 def schema(own: Own = None) -> None:
-    """Print the JSON Schema of a configuration file, with stages of your own if their folder is given."""
+    """Print the JSON Schema of a configuration file, with stages of your own if their folder is given.
+
+    For example: `schema --stages mystages > schema.json`
+    """
     _use(own)
     print(json.dumps(configs.json_schema(), indent=1, ensure_ascii=False))
 
@@ -366,7 +393,10 @@ def _use(own: list[Path] | None) -> None:
 
 @app.command()
 def stages(own: Own = None) -> None:
-    """List the stages that a configuration can use, with one line each."""
+    """List the stages that a configuration can use, with one line each.
+
+    For example: `stages --stages mystages`
+    """
     _use(own)
     console.menu([(name, _kind(step), _first_line(step)) for name, step in configs.step_classes()])
 
@@ -411,7 +441,10 @@ def bench(
     repeats: Annotated[int, typer.Option("--repeat", min=0, help="Rounds; the medians are told.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure each stage and the whole run in CPU-seconds, with the recall of planted duplicates."""
+    """Measure each stage and the whole run in CPU-seconds, with the recall of planted duplicates.
+
+    For example: `bench --corpus texts.jsonl --mb 8`
+    """
     figures = benches.measure(configs.load(recipe), corpus_ or [], megabytes, repeats)
     if as_json:
         print(json.dumps(figures, indent=1))

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import typer
 from conftest import ROOT, ROWS, Workshop
 
 import pipeline
@@ -210,6 +213,17 @@ def test_stages_of_ones_own_are_in_the_schema_and_the_menu(tmp_path: Path) -> No
     assert "banned       stage    Drops documents with a banned word." in menu.replace("banned      ", "banned       ")
     assert "collect" in menu
     assert "words" not in [line.split()[0] for line in menu.splitlines()]
+
+
+def test_every_example_in_the_help_is_a_command() -> None:
+    for command in commands.app.registered_commands:
+        name = command.name or command.callback.__name__
+        if command.callback.__module__ == commands.__name__ and name != "warmup":
+            example = re.search(r"For example: `(.+)`", command.callback.__doc__ or "")
+            assert example, name
+            words = shlex.split(example.group(1).partition(" > ")[0])
+            assert words[0] == name
+            typer.main.get_command(commands.app).commands[name].make_context(name, words[1:])
 
 
 class _Points:
