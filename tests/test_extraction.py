@@ -138,6 +138,13 @@ def test_a_body_that_script_would_show_is_read() -> None:
     assert all(paragraph in text_of(markup) for paragraph in CHINESE)
 
 
+@pytest.mark.parametrize("attribute", ["hidden", "style='display: none'", "style='color:red;VISIBILITY:hidden'"])
+def test_what_a_page_hides_stays_out(attribute: str) -> None:
+    text = text_of(page(ENGLISH[0], f"<p {attribute}>{ENGLISH[1]}</p>", f"<div {attribute}><p>{ENGLISH[1]}</p></div>"))
+    assert ENGLISH[0] in text
+    assert ENGLISH[1] not in text
+
+
 def test_signs_of_icon_fonts_and_of_permalinks_stay_out() -> None:
     text = text_of(
         page(ENGLISH[0], "<h2>Stones<a href='#s' class=headerlink>¶</a></h2>", f"<i>\ue01f</i> {ENGLISH[1]}")
