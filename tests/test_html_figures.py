@@ -162,6 +162,19 @@ def test_what_two_kept_blocks_enclose_is_kept(page: str, likely: list[float], ke
 @pytest.mark.parametrize(
     ("page", "likely", "kept"),
     [
+        ("<p>a<pre>code</pre><div>b</div>", [0.9, 0.01, 0.9], [True, True, True]),
+        ("<p>a<pre>1\n2\n3</pre><div>b</div>", [0.9, 0.01, 0.9], [True, False, True]),
+        ("<pre>code</pre><p>a<p>b<pre>code</pre>", [0.01, 0.9, 0.9, 0.01], [False, True, True, False]),
+    ],
+)
+def test_code_inside_the_text_is_kept(page: str, likely: list[float], kept: list[bool]) -> None:
+    tree, found = figures_of(page)
+    assert choose(tree, np.array(likely, np.float32), found).tolist() == kept
+
+
+@pytest.mark.parametrize(
+    ("page", "likely", "kept"),
+    [
         ("<h1>a</h1><p>b<p>c", [0.01, 0.01, 0.9], [True, False, True]),
         ("<h1>a</h1><p>b<p>c<p>d<p>e", [0.01, 0.01, 0.01, 0.01, 0.9], [False, False, False, False, True]),
         ("<h1>a</h1><p>b<h1>c</h1>", [0.01, 0.9, 0.9], [False, True, True]),

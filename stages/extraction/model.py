@@ -53,13 +53,14 @@ class Model(NamedTuple):
 
 
 def choose(page: Page, likely: np.ndarray, found: figures.Figures) -> np.ndarray:
-    """bool[blocks]: the blocks with which the expected F1 of the words is highest, what they enclose, the headline.
+    """bool[blocks]: the blocks with which the expected F1 of the words is highest, what they enclose, and the headline.
 
     Of these, hidden ones are left out, unless they have five times the words of the others: a page whose body shows
     when its script has run.
     """
     kept = cut(likely, found)
     html_features.bridge(page.elements, page.blocks, found.rows, kept)
+    html_features.code(page.blocks, found.rows, kept)
     html_features.headline(page.elements, page.blocks, found.rows, kept)
     hidden = kept & (page.blocks[:, STATE] & (HIDDEN | INVISIBLE) != 0)
     if hidden.any():
