@@ -43,6 +43,8 @@ def engines(likely: Path | None) -> dict[str, Engine]:
         "gristmill": lambda _, page: main_text(page.encode("utf-8", "replace")),
         "resiliparse": _of_stage("resiliparse"),
     }
+    for engine in found.values():  # kernels compile before anything is measured
+        engine("", "<p>It is there.</p>")
     if likely:
         found["held out"] = _held_out(likely)
     for name, make in (("trafilatura", _of_stage), ("readability-lxml", _readability), ("jusText", _justext)):
@@ -130,7 +132,9 @@ def overlap(words: Counter[str], gold: Counter[str]) -> tuple[float, float, floa
 def show(name: str, marks: dict[str, Marks]) -> None:
     for part in sorted(marks):
         mark = marks[part]
-        figures_of_words = "-" if not mark.words else "{:.3f} | {:.3f} | {:.3f}".format(*np.mean(mark.words, axis=0))
+        figures_of_words = (
+            "- | - | -" if not mark.words else "{:.3f} | {:.3f} | {:.3f}".format(*np.mean(mark.words, axis=0))
+        )
         hit, missed = mark.snippets["must", True], mark.snippets["must", False]
         wrong = mark.snippets["must_not", True]
         snippets = f"{2 * hit / (2 * hit + wrong + missed):.3f}" if hit else "-"
