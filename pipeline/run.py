@@ -293,6 +293,8 @@ def _decided(home: GroupDir) -> list[Receipt]:
 def _corpus_receipts(home: GroupDir, partitions: int) -> list[Receipt]:
     """The receipts of a finished corpus, in the order of the work."""
     *scattered, finished = home.receipts(partitions)
+    if len(scattered) != partitions:
+        raise storage.Damaged(home.map_dir, f"has {len(scattered)} receipts of {partitions} partitions")
     return [*scattered, *rundir.step_receipts(home.gather), finished]
 
 

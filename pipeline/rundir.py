@@ -120,7 +120,7 @@ class Receipt:
     def load(cls, path: Path) -> "Receipt | None":
         """The receipt at `path`, None where there is no file. Raises `Damaged` for a file that is no receipt."""
         data = storage.read_json(path)
-        if data is None:
+        if data is None and not path.exists():
             return None
         try:
             return cls(
@@ -384,7 +384,9 @@ class RunDir:
     def read_report(self) -> dict[str, Any] | None:
         """The report of the last run that came to an end, None where there is none. Raises `Damaged`."""
         report = storage.read_json(self.report)
-        if report is not None and not (isinstance(report, dict) and {"state", "groups", "funnel"} <= set(report)):
+        if (report is not None or self.report.exists()) and not (
+            isinstance(report, dict) and {"state", "groups", "funnel"} <= set(report)
+        ):
             raise Damaged(self.report, "is no report of a run")
         return report
 
@@ -424,7 +426,7 @@ class Outline:
     def load(cls, path: Path) -> "Outline | None":
         """The outline at `path`, None where there is no file. Raises `Damaged`."""
         data = storage.read_json(path)
-        if data is None:
+        if data is None and not path.exists():
             return None
         try:
             groups = [{**group, "stages": tuple(group["stages"]), "adds": tuple(group["adds"])}
