@@ -298,7 +298,7 @@ def test_real_articles_and_poems() -> None:
     assert set(poems) == {"Hant"}
 
 
-UNTRANSLATED = """zh-CN/foreword zh-TW/foreword zh-TW/sect.why-debian ko-KR/sect.why-debian ko-KR/case-study
+UNTRANSLATED = """zh-TW/foreword zh-TW/sect.why-debian ko-KR/sect.why-debian ko-KR/case-study
     vi-VN/foreword el-GR/sect.why-debian el-GR/case-study""".split()  # noqa: SIM905
 """Pages of the handbook whose paragraphs are English, at least most of them, under a translated heading."""
 

@@ -248,7 +248,7 @@ def test_verify_sees_a_flipped_byte_anywhere(shop: Workshop) -> None:
     for path in paths:
         good = path.read_bytes()
         path.write_bytes(good[:-20] + bytes([good[-20] ^ 1]) + good[-19:])
-        assert f"{path.relative_to(shop.folder)}: its content changed" in shop.run("verify", "t", code=1)
+        assert f"wrong: {path.relative_to(shop.folder)}: " in shop.run("verify", "t", code=1)
         path.write_bytes(good)
     assert "verified" in shop.run("verify", "t")
 
