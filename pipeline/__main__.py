@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -126,6 +127,21 @@ def common(
 ) -> None: ...
 
 
+class LogFormat(str, Enum):
+    """How a run says what it does."""
+
+    text = "text"
+    json = "json"
+
+
+class How(NamedTuple):
+    """How a run is shown and judged."""
+
+    debug: bool  # with tracebacks
+    strict: bool  # an alarm makes the exit code 1
+    as_json: bool
+
+
 def _configured(
     recipe: Path, settings: list[str] | None, own: list[Path] | None, workers: int | None = None
 ) -> configs.Config:
@@ -143,6 +159,7 @@ def run(
     ray_address: Annotated[str | None, typer.Option(help="Run on the Ray cluster at this address.")] = None,
     out: Out = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where the run raises an alarm.")] = False,
+    log_format: Annotated[LogFormat, typer.Option(help="json: a line of JSON for each event.")] = LogFormat.text,
 ) -> None:
     """Run a pipeline; run it again to continue one, or to take in what is new if it is incremental.
 
@@ -152,15 +169,16 @@ def run(
     folder = out or Path("runs") / config.name
     try:
         with stoppable():
-            engine = _run(config, folder, ray_address, debug=context.obj, strict=strict)
+            how = How(context.obj, strict, log_format is LogFormat.json)
+            engine = _run(config, folder, ray_address, how)
     except Stopped as stopped:
         console.fail("stopped; the same command continues.")
         raise typer.Exit(128 + stopped.number) from None
-    if config.incremental:
+    if config.incremental and not how.as_json:
         print(f"{folder}: {'' if engine else 'nothing new; '}the latest corpus is {corpus.latest(folder)}")
 
 
-def _run(config: configs.Config, folder: Path, ray_address: str | None, *, debug: bool, strict: bool) -> Engine | None:
+def _run(config: configs.Config, folder: Path, ray_address: str | None, how: How) -> Engine | None:
     """Every run that is due, in `folder`; returns the engine, None where there was nothing to do for one."""
     jobs = iter([(plans.make(config), folder)]) if not config.incremental else _increments(config, folder)
     engine = None
@@ -169,9 +187,9 @@ def _run(config: configs.Config, folder: Path, ray_address: str | None, *, debug
             with ExitStack() as stack:
                 for plan_, home in jobs:
                     if engine is None:
-                        engine = _engine(stack, config, ray_address, debug=debug)
+                        engine = _engine(stack, config, ray_address, debug=how.debug)
                         nodes.check(plan_, folder.resolve(), engine)
-                    with console.watch() as watch:
+                    with console.watch(how.as_json) as watch:
                         told = runs.run(plan_, home.resolve(), engine, watch)
                     good = not told["failed"] and not told["imbalances"] and not told["too_many_lost"]
                     if config.incremental:
@@ -180,7 +198,7 @@ def _run(config: configs.Config, folder: Path, ray_address: str | None, *, debug
                         increments.publish(folder, home, told)
                         page.write_overview(folder)
                     page.write_one(home)
-                    _conclude(told, home, debug=debug, strict=strict)
+                    _conclude(told, home, how)
         finally:
             runs.sweep(folder)  # what tasks that were stopped left behind
     return engine
@@ -198,42 +216,61 @@ def _engine(stack: ExitStack, config: configs.Config, address: str | None, *, de
     return stack.enter_context(open_engine(config.workers, address, inline=debug))
 
 
-def _conclude(told: dict[str, Any], folder: Path, *, debug: bool, strict: bool) -> None:
-    """Show the funnel and what is wrong with a run.
+def _conclude(told: dict[str, Any], folder: Path, how: How) -> None:
+    """Show how a run ended; leave with an exit code that is not 0 if anything is wrong."""
+    if how.as_json:
+        console.event("end", folder=str(folder), report=told)
+    else:
+        console.funnel(told)
+        _show_failures(told, debug=how.debug)
+        console.alarms(told["alarms"])
+    code = _exit_code(told)
+    if code == 0 and not how.as_json:
+        _show_corpus(told, folder)
+    if code == 0 and how.strict and told["alarms"]:
+        console.fail(f"{len(told['alarms'])} alarms, and --strict is set")
+        code = 1
+    if code:
+        raise typer.Exit(code)
 
-    Exit code 1 if anything is missing, or an alarm is raised and `strict` is set; 2 if the request is infeasible.
-    """
-    console.funnel(told)
+
+def _refused(told: dict[str, Any]) -> bool:
+    """Whether all that failed is an infeasible request: the same command would fail again."""
+    return bool(told["failed"]) and all(failure["refused"] for failure in told["failed"])
+
+
+def _exit_code(told: dict[str, Any]) -> int:
+    """1 if anything failed, is missing or does not balance; 2 if the request is infeasible; else 0."""
+    if told["imbalances"] or told["too_many_lost"]:
+        return 1
+    return (2 if _refused(told) else 1) if told["failed"] else 0
+
+
+def _show_failures(told: dict[str, Any], *, debug: bool) -> None:
     for failure in told["failed"]:
         console.fail(f"failed: {failure['message']}")
         if debug:
             console.fail(failure["details"])
     for imbalance in told["imbalances"]:
         console.fail(f"does not balance: {imbalance}")
-    refused = bool(told["failed"]) and all(failure["refused"] for failure in told["failed"])
     if told["failed"]:
         console.fail(f"{told['missing']}; what they and later stages would add is missing from the figures above.")
-        if refused:
-            console.fail("what is done stays done; the same command with another configuration continues.")
-        else:
-            console.fail("what is done stays done; the same command tries again what failed.")
-    console.alarms(told["alarms"])
+        then = "with another configuration continues" if _refused(told) else "tries again what failed"
+        console.fail(f"what is done stays done; the same command {then}.")
     if told["too_many_lost"]:
         console.fail(
             f"stages failed on {told['given_up']:,} documents, a larger fraction than max_failed_fraction allows; the "
             f"same command tries them again, a higher max_failed_fraction goes on without them."
         )
-    if told["failed"] or told["imbalances"] or told["too_many_lost"]:
-        raise typer.Exit(2 if refused and not told["imbalances"] and not told["too_many_lost"] else 1)
+
+
+def _show_corpus(told: dict[str, Any], folder: Path) -> None:
     made = told["corpus"]
     if made:
         if "mix" in made:
             console.exhausted(made["mix"])
         print(f"{made['documents']:,} documents, {made['tokens']:,} tokens ({made['dtype']}), {made['shards']} shards")
     print(f"{folder}: done, {told['tasks_run']} tasks run" + ("" if told["tasks_run"] else ", nothing to do"))
-    if strict and told["alarms"]:
-        console.fail(f"{len(told['alarms'])} alarms, and --strict is set")
-        raise typer.Exit(1)
 
 
 @app.command()

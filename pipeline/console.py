@@ -1,5 +1,6 @@
 """What a person sees: progress, the funnel, documents. The only file that knows rich."""
 
+import json
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from pipeline import storage
 from pipeline.rundir import Receipt
 
 _WIDE = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160  # a log has no width, figures are not cut
@@ -36,8 +38,16 @@ def visible(text: str) -> str:
     return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def event(kind: str, **facts: Any) -> None:
+    """Print one line of JSON: the time (UTC), what happened, and the facts of it."""
+    print(json.dumps({"time": storage.utc(), "event": kind, **facts}, ensure_ascii=False), flush=True)
+
+
 class Lines:
-    """Progress as plain lines, for logs."""
+    """Progress as plain lines, for logs; or as lines of JSON."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        self._as_json = as_json
 
     def begin(self, what: str, tasks: int, done: int, size: int) -> None:
         self._what, self._tasks, self._done, self._size = what, tasks, done, size
@@ -58,7 +68,10 @@ class Lines:
         self._partly = 0  # a task that ends now counts its documents itself
 
     def note(self, line: str) -> None:
-        print(line, flush=True)
+        if self._as_json:
+            event("note", text=line)
+        else:
+            print(line, flush=True)
 
     def end(self) -> None:
         if self._done > self._told:
@@ -68,6 +81,11 @@ class Lines:
         self._said, self._told = time.monotonic(), self._done
         spent = max(self._said - self._started, 1e-9)
         ran = self._done - self._had
+        if self._as_json:
+            documents = self._docs + self._partly
+            event("progress", what=self._what, done=self._done, tasks=self._tasks, documents=documents,
+                  bytes=self._seen, seconds=round(spent, 1))  # fmt: skip
+            return
         parts = [f"{self._what}: {self._done}/{self._tasks}"]
         if self._docs + self._partly:
             parts.append(f"{self._docs + self._partly:,} documents")
@@ -115,10 +133,10 @@ def _documents(receipt: Receipt | None) -> int:
 
 
 @contextmanager
-def watch() -> Iterator[Bars | Lines]:
-    """Bars on a terminal, lines elsewhere."""
-    if not sys.stdout.isatty():
-        yield Lines()
+def watch(as_json: bool = False) -> Iterator[Bars | Lines]:
+    """Bars on a terminal, lines elsewhere; with `as_json` lines of JSON everywhere."""
+    if as_json or not sys.stdout.isatty():
+        yield Lines(as_json)
         return
     columns = (TextColumn("{task.description:>18}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
                TextColumn("{task.fields[facts]}"), TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip

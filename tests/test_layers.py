@@ -66,7 +66,7 @@ MAP = {
         "pipeline.browse", "pipeline.chart", "pipeline.corpus", "pipeline.reading", "pipeline.rundir",
         "pipeline.storage",
     },
-    "pipeline.console": {"pipeline.rundir"},
+    "pipeline.console": {"pipeline.rundir", "pipeline.storage"},
     "pipeline.train": set(),
     "pipeline.train.recipe": {"pipeline.storage"},
     "pipeline.train.identity": {"pipeline.corpus", "pipeline.storage", "pipeline.train.recipe"},

@@ -284,6 +284,13 @@ def test_files_that_gave_no_document_are_named_and_strict_makes_it_an_error(shop
     assert json.loads(shop.call("status", "t", "--json"))["report"]["alarms"]
 
 
+def test_a_log_of_json_has_a_line_for_each_event(shop: Shop) -> None:
+    events = [json.loads(line) for line in shop.again("--log-format", "json").splitlines()]
+    assert {"progress", "end"} <= {one["event"] for one in events}
+    assert all(one["time"].endswith("Z") for one in events)
+    assert events[-1]["report"]["state"] == "done"
+
+
 # --- small ------------------------------------------------------------------------------------------------------------
 
 
