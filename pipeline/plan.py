@@ -272,7 +272,8 @@ def _is_own(module: str) -> bool:
     return path is not None and project.is_own(path)
 
 
-def _imports(text: str, package: str) -> list[str]:
+@functools.cache  # kernels and readers are imported by many stages
+def _imports(text: str, package: str) -> tuple[str, ...]:
     """Dotted names a source text imports; `from a import b` gives both a and a.b, since b may be a module.
 
     `package` is where relative imports start from.
@@ -285,7 +286,7 @@ def _imports(text: str, package: str) -> list[str]:
             above = package.rsplit(".", node.level - 1)[0] if node.level else ""
             origin = ".".join(part for part in (above, node.module) if part)
             names += [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
-    return names
+    return tuple(names)
 
 
 def _source_file(module: str) -> Path | None:

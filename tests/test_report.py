@@ -77,7 +77,7 @@ def test_a_run_leaves_its_page_and_report_writes_it_anew(shop: Workshop) -> None
     assert shop.run("report", "tiny") == "runs/tiny/report.html\n"
     assert written.read_bytes() == before
     report = json.loads((shop.folder / "runs/tiny/report.json").read_text())
-    assert re.search(r"Done: 272 documents in, 52 out, 65,\d+ tokens", text)
+    assert re.search(r"Done: 272 documents in, 58 out, 73,\d+ tokens", text)
     for stage in report["funnel"]:
         assert f"{stage['stage']} {stage['in']:,} in, {stage['out']:,} out" in text
         for reason, count in stage["reasons"].items():

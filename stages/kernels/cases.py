@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from stages.kernels import constant, kernel
-from stages.kernels.text import decode
+from stages.kernels.text import cached, decode
 
 SMALL, CAPITAL = 1, 2
 
@@ -13,6 +13,10 @@ SMALL, CAPITAL = 1, 2
 @functools.cache
 def table() -> np.ndarray:
     """uint8[0x110000]: SMALL or CAPITAL for the code points that are one of them, 0 for all others."""
+    return cached("cases", _build)
+
+
+def _build() -> np.ndarray:
     chars = map(chr, range(0x110000))
     return np.fromiter((SMALL if char.islower() else CAPITAL * char.isupper() for char in chars), np.uint8, 0x110000)
 
