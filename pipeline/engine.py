@@ -76,7 +76,7 @@ class Inline:
             yield _guarded(fn, index, task)
 
     def kill(self, host: str, pid: int) -> None:
-        raise NotImplementedError("tasks run in this process")
+        raise RuntimeError("a task that runs in this process cannot be ended by it")
 
     def everywhere(self, fn: Callable[[Any], Any], task: Any) -> list[tuple[str, Any]]:
         return []
